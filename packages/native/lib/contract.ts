@@ -1,0 +1,264 @@
+/**
+ * What the addon offers, as types. Functions marked "blocks" must run on a worker thread; those of
+ * one lane, and those of control, each always on the same thread.
+ */
+
+/** Capture backend: helper with `vmsplice`, or `process_vm_readv` and `/proc/PID/mem`. */
+export type CaptureBackend = 'vmsplice' | 'read';
+
+/** What a VMA contributes to an image, and where the rest of its bytes is to be had. */
+export type VmaKind =
+  /** Private memory without a file: existing pages are stored, the rest reads as zeros. */
+  | 'anonymous'
+  /** Private file mapping: modified pages are stored, the rest is in the file. */
+  | 'private-file'
+  /** Shared file mapping: the bytes are in the file; pages mapped writable and present are stored. */
+  | 'shared-file'
+  /** Shared anonymous, memfd, System V, tmpfs: all data of the object is stored, the rest reads as zeros. */
+  | 'shared-memory'
+  /** Mapping of a file that no path leads to any more: all pages up to its end are stored. */
+  | 'deleted-file'
+  /** `[vdso]`: stored whole. */
+  | 'vdso'
+  /** Nothing is stored; see `leftOut`. */
+  | 'excluded';
+
+/** The file behind a mapping as it was when dumped. */
+export interface NativeFile {
+  path: string;
+  device: bigint;
+  inode: bigint;
+  bytes: bigint;
+  /** Nanoseconds since the epoch. */
+  modifiedNs: bigint;
+  /** Nanoseconds since the epoch. */
+  changedNs: bigint;
+}
+
+/** One mapping as in `/proc/PID/maps` (proc_pid_maps(5)). */
+export interface NativeVma {
+  start: bigint;
+  end: bigint;
+  /** Like `r-x`. */
+  protection: string;
+  shared: boolean;
+  /** Bytes into the file. */
+  offset: bigint;
+  /** As `maps` prints it, like `fe:00`. */
+  device: string;
+  inode: bigint;
+  /** Path or pseudo-path as `maps` prints it, or `` for none. */
+  path: string;
+}
+
+export interface CapturedVma extends NativeVma {
+  kind: VmaKind;
+  /** Why nothing is stored, for kind `excluded`; else ``. */
+  leftOut: string;
+  /** `VmFlags` of proc_pid_smaps(5), like `rd wr mr`; `` if the mapping appeared after they were read. */
+  vmFlags: string;
+  /** Only for mappings of files. */
+  file?: NativeFile;
+}
+
+export interface CapturedThread {
+  tid: number;
+  name: string;
+  /** `struct user_regs_struct` of x86-64 as the kernel gives it (NT_PRSTATUS). */
+  registers: Uint8Array;
+}
+
+/** Pages that should have been stored and could not be read. */
+export interface LeftOutRange {
+  start: bigint;
+  end: bigint;
+  reason: string;
+}
+
+export interface NativeSessionOptions {
+  pid: number;
+  /** 1 to 64. */
+  lanes: number;
+  /** 1 to 64; also the number of shards. */
+  drains: number;
+  /** Most bytes that may be pinned in pipes at once. */
+  budgetBytes: number;
+  capture: 'auto' | CaptureBackend;
+  io: 'auto' | 'direct' | 'buffered';
+  /** Existing, empty directory for the shards. */
+  dir: string;
+  /** Give up freezing after this many milliseconds. */
+  freezeTimeoutMs: number;
+}
+
+export interface OpenedTarget {
+  /** Handle for all the calls below. */
+  session: number;
+  name: string;
+  commandLine: string[];
+  executable: string;
+  /** Clock ticks after boot, field 22 of proc_pid_stat(5). */
+  startTimeTicks: bigint;
+  /** pid in the target's own pid namespace. */
+  namespacePid: number;
+}
+
+export interface LaneAttached {
+  backend: CaptureBackend;
+  /** Why `auto` did not take vmsplice, or ``. */
+  fallbackReason: string;
+  /** How long the target's thread was stopped for it, microseconds; 0 with `read`. */
+  stoppedUs: number;
+}
+
+/** Work found by the survey: item i is [starts[i], ends[i]) with `pages[i]` existing pages in `runs[i]` runs. Ascending. */
+export interface Survey {
+  starts: BigUint64Array;
+  ends: BigUint64Array;
+  pages: Float64Array;
+  runs: Float64Array;
+  /** Sum of `pages`. */
+  totalPages: number;
+}
+
+/** Result of `drainSeal`. */
+export interface SealedShard {
+  /** File name in `dir`. */
+  file: string;
+  bytes: number;
+  io: 'direct' | 'buffered';
+  /** Why `auto` did not take direct, or ``. */
+  ioReason: string;
+  /** CRC32C per piece of `pieceBytes`, the last one shorter; empty when not asked for. */
+  crcs: Uint32Array;
+  checksumUs: number;
+  syncUs: number;
+}
+
+export interface CaptureResult {
+  vmas: CapturedVma[];
+  threads: CapturedThread[];
+  leftOut: LeftOutRange[];
+  /**
+   * Page table as it is stored: records of 24 bytes, little-endian: u64 address, u32 pages,
+   * u32 shard, u64 offset in the shard. Ascending by address, not overlapping.
+   */
+  pageTable: Uint8Array;
+  pagesWritten: number;
+  /** Pages that exist twice in the address space and once in the shards. */
+  pagesAliased: number;
+  pagesScanned: number;
+  /** From the first thread interrupted until all stood still. */
+  freezingUs: number;
+  /** From the first thread stopped until the last one was resumed. */
+  frozenUs: number;
+  /** Scan and feed inside the freeze: gate opened until the last lane was done. */
+  memdumpUs: number;
+  /** Gate opened until the last slot was drained. */
+  memwriteUs: number;
+  /** Most bytes that were pinned in pipes at once. */
+  pinnedPeakBytes: number;
+  /** Notes for people: what was done differently than hoped. */
+  warnings: string[];
+}
+
+export interface SessionProgress {
+  pagesCaptured: number;
+  bytesDrained: number;
+  frozen: boolean;
+}
+
+export interface KernelFacts {
+  release: string;
+  machine: string;
+  pageSizeBytes: number;
+  /** Each probe tells what it found: `ok` and, where not, why. */
+  probes: Record<KernelProbe, { ok: boolean; detail: string }>;
+}
+export type KernelProbe =
+  | 'ptraceSeize'
+  | 'pidfdGetfd'
+  | 'vmsplice'
+  | 'processVmReadv'
+  | 'pagemapScan'
+  | 'pagemap'
+  | 'mapFiles'
+  | 'uffdWpAsync'
+  | 'softDirty'
+  | 'kcmp'
+  | 'suspendSeccomp'
+  | 'oDirect'
+  | 'pipeSize';
+
+export interface TargetFacts {
+  pid: number;
+  name: string;
+  state: string;
+  threads: number;
+  seccompMode: number;
+  tracerPid: number;
+  /** `` if a dump may be tried, else an error code. */
+  refusal: string;
+  refusalDetail: string;
+}
+
+/** One fault for the system-call seam; tests only. */
+export interface Fault {
+  /** Name like `splice`; a `remote:` prefix means the call made in a helper or target. */
+  call: string;
+  /** Calls let through first. */
+  skip: number;
+  /** Calls hit after that; -1 for all. */
+  times: number;
+  /** Fail with this errno (positive); 0 for none. */
+  errno: number;
+  /** Cut the byte count of the call down to this; 0 for no cut. */
+  capBytes: number;
+  /** `copy` makes vmsplice copy, as a kernel that turned it into writev does. */
+  mode: '' | 'copy';
+}
+
+export interface Addon {
+  kernelFacts(dir: string): KernelFacts;
+  targetFacts(pid: number): TargetFacts;
+  readMaps(pid: number): NativeVma[];
+  /** CRC32C (Castagnoli) of the bytes, continuing from `seed` (0 to start). */
+  crc32c(bytes: Uint8Array, seed: number): number;
+  /** CRC32C per piece of `pieceBytes` of the first `bytes` of a file. Blocks. */
+  crc32cFile(path: string, bytes: number, pieceBytes: number): Uint32Array;
+  /** Replaces all faults of the seam; empty to end them. Tests only. */
+  setFaults(faults: Fault[]): void;
+
+  sessionOpen(options: NativeSessionOptions): OpenedTarget;
+  /** Any thread: all blocked calls of the session end soon with ERR_SLUICE_CANCELLED; the target is thawed. */
+  sessionCancel(session: number): void;
+  sessionProgress(session: number): SessionProgress;
+  /** Lane i takes [cuts[i-1], cuts[i]), the first from 0, the last to the end; `cuts` has lanes-1 entries. */
+  sessionSetCuts(session: number, cuts: BigUint64Array): void;
+  sessionResult(session: number): CaptureResult;
+  /** Frees the native side. After detach. */
+  sessionClose(session: number): void;
+
+  /** Blocks. Takes the target under control's watch; nothing in it is changed. */
+  controlAttach(session: number): void;
+  /** Blocks. Looks which pages exist, target running. */
+  controlSurvey(session: number): Survey;
+  /** Blocks. Freeze, capture by the lanes and drains that wait at the gate, thaw. */
+  controlCapture(session: number): void;
+  /** Blocks. Makes the target reap the helpers; always to be called, after every laneDetach. Returns warnings. */
+  controlDetach(session: number): string[];
+
+  /** Blocks. Lanes one after the other, from lane 0. */
+  laneAttach(session: number, lane: number): LaneAttached;
+  /** Blocks at the gate, then until the lane's share is captured. */
+  laneCapture(session: number, lane: number): void;
+  /** Blocks. Ends the helper. Always to be called. */
+  laneDetach(session: number, lane: number): void;
+
+  /** Blocks. Creates and preallocates shard `drain`. */
+  drainOpen(session: number, drain: number, preallocateBytes: number): void;
+  /** Blocks at the gate, then until all lanes are done and all slots are empty. */
+  drainRun(session: number, drain: number): void;
+  /** Blocks. Cut to length, checksum from the file (`pieceBytes` 0: none), fsync. */
+  drainSeal(session: number, drain: number, pieceBytes: number): SealedShard;
+}
