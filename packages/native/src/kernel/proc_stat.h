@@ -1,0 +1,36 @@
+// /proc/PID/stat: what tells one process from a later one with the same pid.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace sluice {
+
+struct ProcStat {
+  pid_t pid = 0;
+  std::string comm;  // not escaped: may hold blanks, ')' and newlines
+  char state = '?';
+  pid_t ppid = 0;
+  uint64_t flags = 0;  // PF_* of the kernel
+  unsigned num_threads = 0;
+  uint64_t start_time_ticks = 0;  // after boot, field 22
+  // Of a zombie: the signal that told its parent, and its status as wait(2) gives it (0 where the
+  // caller may not trace it). Fields 38 and 52; -1 on a kernel that prints fewer.
+  int exit_signal = -1;
+  int exit_code = -1;
+
+  bool is_kernel_thread() const { return (flags & 0x00200000) != 0; }  // PF_KTHREAD
+  bool is_zombie() const { return state == 'Z' || state == 'X'; }
+};
+
+// Throws SYSTEM when malformed.
+ProcStat parse_stat(std::string_view text);
+
+// nullopt: gone.
+std::optional<ProcStat> read_stat(pid_t pid);
+
+}  // namespace sluice

@@ -1,0 +1,54 @@
+// /proc/PID/status, of a process or of a thread.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace sluice {
+
+struct Uids {
+  uid_t real = 0;
+  uid_t effective = 0;
+  uid_t saved = 0;
+  uid_t filesystem = 0;
+
+  bool operator==(const Uids&) const = default;
+};
+
+struct ProcStatus {
+  std::string name;  // decoded: may hold newlines
+  char state = '?';  // R, S, D, T, t, Z, X, I, as in proc_pid_stat(5)
+  pid_t tgid = 0;
+  pid_t pid = 0;
+  pid_t ppid = 0;
+  pid_t tracer_pid = 0;  // 0 for none, and for one in a pid namespace that is hidden from us
+  Uids uids;
+  // This process in each pid namespace from the reader's inwards; the last is the pid in its own.
+  // Just {pid} on a kernel that does not tell.
+  std::vector<pid_t> ns_pids;
+  uint64_t rss_kb = 0;  // 0 for kernel threads and zombies
+  unsigned threads = 0;
+  int seccomp_mode = 0;  // 0 off, 1 strict, 2 filter
+  uint64_t cap_eff = 0;
+  // From the `Kthread:` line (Linux 6.6); without it ask ProcStat::is_kernel_thread.
+  std::optional<bool> kernel_thread;
+
+  bool is_zombie() const { return state == 'Z' || state == 'X'; }
+  bool has_capability(unsigned number) const { return (cap_eff >> number & 1) != 0; }
+};
+
+// Throws SYSTEM when malformed, or when one of the lines that every kernel has is missing.
+ProcStatus parse_status(std::string_view text);
+
+// nullopt: gone. A thread id works too, and tells of that thread.
+std::optional<ProcStatus> read_status(pid_t pid);
+
+// Of thread `tid` of `pid`; nullopt: gone, or not a thread of that process.
+std::optional<ProcStatus> read_thread_status(pid_t pid, pid_t tid);
+
+}  // namespace sluice

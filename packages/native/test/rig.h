@@ -1,0 +1,104 @@
+// What a dumper has: a tracer task, and the code and memory of one target.
+#pragma once
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <memory>
+
+#include "child.h"
+#include "kernel/proc_maps.h"
+#include "target/code_search.h"
+#include "target/helper_remote.h"
+#include "target/steps.h"
+#include "target/target_memory.h"
+#include "target/thread_remote.h"
+#include "target/tracer_task.h"
+
+namespace sluice::test {
+
+// Far beyond what anything here takes: a limit that is hit is a failure.
+inline Deadline far_off() { return Clock::now() + std::chrono::minutes(1); }
+
+struct Rig {
+  explicit Rig(pid_t pid) : memory(pid) {}
+
+  // Runs `work` on a RemoteThread of the target, in the tracer task.
+  template <typename Work>
+  auto in_thread(Work work, Deadline deadline = far_off()) {
+    return task.run([&] {
+      const auto thread = stop_thread(deadline);
+      return work(*thread);
+    });
+  }
+
+  // Only in the tracer task.
+  std::unique_ptr<RemoteThread> stop_thread(Deadline deadline = far_off()) {
+    maps = read_maps(memory.pid());
+    gadgets = find_gadgets(memory, maps);
+    return std::make_unique<RemoteThread>(memory, gadgets, maps, deadline);
+  }
+  std::unique_ptr<Helper> start_helper() {
+    double stopped_us = 0;
+    auto thread = stop_thread();
+    return Helper::start(std::move(thread), memory, gadgets, maps, &stopped_us);
+  }
+
+  TargetMemory memory;
+  TracerTask task;
+  std::vector<Mapping> maps;
+  arch::Gadgets gadgets;
+};
+
+inline arch::Call make_call(long number, std::initializer_list<uint64_t> args = {}) {
+  arch::Call call;
+  call.number = number;
+  std::copy(args.begin(), args.end(), call.args);
+  return call;
+}
+
+// A dumper process that dies by SIGKILL when it comes to `step` for the `times`th time. It stands
+// at that step until it is dead, and then its tracer task is too. `work(rig)` runs in that task.
+class DyingDumper {
+ public:
+  template <typename Work>
+  DyingDumper(pid_t target, steps::Step step, int times, Work work)
+      : child_(
+            [] {},
+            [&]() -> int {
+              dumper_ = ::getpid();
+              step_ = step;
+              times_ = times;
+              steps::g_hook = &DyingDumper::on_step;
+              Rig rig(target);
+              rig.task.run([&] { work(rig); });
+              return 1;
+            }) {}
+
+  // Waits for its death and that of its tracer task. Needs an AdoptsOrphans around.
+  void wait_dead() {
+    const int result = child_.finish();
+    if (result != 1000 + SIGKILL) {
+      throw Failure{__FILE__, __LINE__, "the dumper did not come to the step"};
+    }
+    ::waitpid(-1, nullptr, __WALL);
+  }
+
+ private:
+  static void on_step(steps::Step step) {
+    if (step == step_ && --times_ == 0) {
+      ::kill(dumper_, SIGKILL);
+      for (;;) {
+        ::pause();
+      }
+    }
+  }
+
+  static inline pid_t dumper_;
+  static inline steps::Step step_;
+  static inline int times_;
+  Child child_;
+};
+
+}  // namespace sluice::test

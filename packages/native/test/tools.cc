@@ -1,0 +1,102 @@
+#include "tools.h"
+
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <system_error>
+
+#include "kernel/proc_file.h"
+#include "kernel/proc_status.h"
+#include "kernel/proc_task.h"
+
+namespace sluice::test {
+
+TempDir::TempDir(std::string base) : path_(std::move(base) + "/sluice-test-XXXXXX") {
+  CHECK(::mkdtemp(path_.data()) != nullptr);
+}
+
+TempDir::~TempDir() {
+  std::error_code ignored;
+  std::filesystem::remove_all(path_, ignored);
+}
+
+bool TempDir::empty() const { return std::filesystem::is_empty(path_); }
+
+void wait_until(const char* what, bool (*condition)(void*), void* argument) {
+  const auto limit = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+  while (!condition(argument)) {
+    if (std::chrono::steady_clock::now() > limit) {
+      throw Failure{__FILE__, __LINE__, std::string("waited in vain until ") + what};
+    }
+    const timespec pause{0, 200'000};
+    ::nanosleep(&pause, nullptr);
+  }
+}
+
+char state_of(pid_t pid, pid_t tid) {
+  const auto status = read_thread_status(pid, tid);
+  return status ? status->state : '\0';
+}
+
+long blocked_in(pid_t pid, pid_t tid) {
+  const auto text = read_proc_file(pid, "task/" + std::to_string(tid) + "/syscall");
+  return text && text->rfind("running", 0) != 0 ? std::atol(text->c_str()) : -1;
+}
+
+std::string proc_text(pid_t pid, const std::string& name) {
+  const auto text = read_proc_file(pid, name);
+  if (!text) {
+    throw Failure{__FILE__, __LINE__, "no " + name + " of " + std::to_string(pid)};
+  }
+  return *text;
+}
+
+std::string status_line(pid_t pid, const std::string& name) {
+  const std::string text = "\n" + proc_text(pid, "status");
+  const size_t at = text.find("\n" + name + ":");
+  CHECK(at != std::string::npos);
+  const size_t start = text.find_first_not_of(" \t", at + name.size() + 2);
+  return text.substr(start, text.find('\n', start) - start);
+}
+
+std::string snapshot(pid_t pid) {
+  std::string text = proc_text(pid, "maps");
+  std::vector<std::string> fds;
+  for (const auto& entry : std::filesystem::directory_iterator(proc_path(pid, "fd"))) {
+    std::error_code ignored;
+    fds.push_back(entry.path().filename().string() + " -> " +
+                  std::filesystem::read_symlink(entry.path(), ignored).string() + "\n");
+  }
+  std::sort(fds.begin(), fds.end());
+  for (const std::string& fd : fds) {
+    text += fd;
+  }
+  for (const pid_t tid : list_threads(pid).value_or(std::vector<pid_t>{})) {
+    const std::string task = "task/" + std::to_string(tid) + "/";
+    text += "thread " + std::to_string(tid) + " children " + proc_text(pid, task + "children");
+    const std::string status = proc_text(pid, task + "status");
+    for (const char* name : {"\nSigBlk:", "\nSigPnd:", "\nSigIgn:", "\nSigCgt:", "\nTracerPid:"}) {
+      const size_t at = status.find(name);
+      text += status.substr(at, status.find('\n', at + 1) - at);
+    }
+    text += "\n";
+  }
+  return text;
+}
+
+AdoptsOrphans::AdoptsOrphans() { ::prctl(PR_SET_CHILD_SUBREAPER, 1); }
+
+AdoptsOrphans::~AdoptsOrphans() {
+  ::prctl(PR_SET_CHILD_SUBREAPER, 0);
+  while (::wait4(-1, nullptr, __WALL, nullptr) > 0 || errno == EINTR) {
+  }
+}
+
+}  // namespace sluice::test
