@@ -1,0 +1,22 @@
+/** Images: writing, opening, reading, verifying. */
+export { type Crc32c, nativeCrc32c } from './checksum.js';
+export { createImageDir, type ImageDir } from './image_dir.js';
+export type {
+  Manifest,
+  ManifestLeftOut,
+  ManifestProcess,
+  ManifestRound,
+  ManifestShard,
+  ManifestThread,
+  ManifestVma,
+} from './manifest.js';
+export { type OpenImageOptions, openImage } from './open_image.js';
+export type { PageRun } from './page_table.js';
+export { type Image, MAX_READ_BYTES } from './reader.js';
+export type { VerifyOptions, VerifyResult } from './verify.js';
+export {
+  type WriteImageOptions,
+  type WriteImageProcess,
+  type WriteImageShard,
+  writeImage,
+} from './writer.js';

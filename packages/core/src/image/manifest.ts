@@ -1,0 +1,90 @@
+/** What a manifest says, as docs/image-format.md describes it. */
+import type { CaptureBackend, NativeFile, NativeVma, VmaKind } from '@sluice/native';
+
+/** One mapping of a process. */
+export interface ManifestVma extends NativeVma {
+  kind: VmaKind;
+  /** Why nothing is stored, for kind `excluded`; else ``. */
+  leftOut: string;
+  /** `VmFlags` of proc_pid_smaps(5), like `rd wr mr`; `` if not known. */
+  vmFlags: string;
+  /** The file behind the mapping as it was when dumped; null if there is none that could be read. */
+  file: NativeFile | null;
+}
+
+export interface ManifestThread {
+  tid: number;
+  name: string;
+  /** `struct user_regs_struct` of the machine as the kernel gives it (NT_PRSTATUS). */
+  registers: Uint8Array;
+}
+
+/** Addresses whose pages should have been stored and could not be read. */
+export interface ManifestLeftOut {
+  start: bigint;
+  end: bigint;
+  reason: string;
+}
+
+export interface ManifestProcess {
+  pid: number;
+  /** pid in the process's own pid namespace. */
+  namespacePid: number;
+  name: string;
+  commandLine: string[];
+  executable: string;
+  /** Clock ticks after boot, field 22 of proc_pid_stat(5). */
+  startTimeTicks: bigint;
+  /** Ascending, not overlapping. */
+  vmas: ManifestVma[];
+  threads: ManifestThread[];
+  /** Ascending, not overlapping. */
+  leftOut: ManifestLeftOut[];
+  pageTable: { file: string; entries: number; crc32c: number };
+  /** Pages that the page table covers. */
+  pagesStored: number;
+}
+
+export interface ManifestShard {
+  file: string;
+  bytes: bigint;
+  /** u32 little-endian per piece; empty with checksum `none`. */
+  crcs: Uint8Array;
+}
+
+export interface ManifestRound {
+  kind: 'final';
+  pagesWritten: number;
+  bytesWritten: number;
+  /** Microseconds by name, like `frozen_time`. */
+  times: Record<string, number>;
+}
+
+export interface Manifest {
+  producer: { name: string; version: string };
+  /** Nanoseconds since the epoch. */
+  createdNs: bigint;
+  kernel: { release: string; machine: string };
+  pageSizeBytes: number;
+  consistency: 'frozen';
+  capture: CaptureBackend;
+  checksum: 'crc32c' | 'none';
+  /** Bytes of a shard that one checksum covers; 0 with checksum `none`. */
+  pieceBytes: number;
+  shards: ManifestShard[];
+  processes: ManifestProcess[];
+  rounds: ManifestRound[];
+}
+
+/** Path into a manifest, like `['processes', 0, 'vmas', 3, 'start']`. */
+export type ManifestPath = readonly (string | number)[];
+
+/** A value in a manifest that must not be. */
+export class ManifestFault extends Error {
+  readonly path: ManifestPath;
+
+  constructor(path: ManifestPath, message: string) {
+    super(`${path.length === 0 ? 'the payload' : path.join('.')}: ${message}`);
+    this.path = path;
+  }
+}

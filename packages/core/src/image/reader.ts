@@ -1,0 +1,145 @@
+import { SluiceError } from '../errors.js';
+import type { AddressSpace } from './address_space.js';
+import { readBackingFile } from './backing_file.js';
+import type { Manifest, ManifestProcess } from './manifest.js';
+import type { PageRun } from './page_table.js';
+import type { Shards } from './shards.js';
+import { type VerifyOptions, type VerifyResult, verifyShards } from './verify.js';
+
+/** Most bytes that one `Image.read` returns; `Image.chunks` has no such bound. */
+export const MAX_READ_BYTES = 1024 * 1024 * 1024;
+const CHUNK_BYTES = 1024 * 1024;
+
+/** An open image. Get one from `openImage`, and close it: it holds the shards open. */
+export class Image {
+  /** Directory of the image, as it was given. */
+  readonly dir: string;
+  /** All that the image says about itself and its processes. */
+  readonly manifest: Manifest;
+  readonly #spaces: ReadonlyMap<number, AddressSpace>;
+  readonly #shards: Shards;
+  #closed: Promise<void> | undefined;
+
+  /** Only for `openImage`. */
+  constructor(dir: string, manifest: Manifest, spaces: readonly AddressSpace[], shards: Shards) {
+    this.dir = dir;
+    this.manifest = manifest;
+    this.#spaces = new Map(spaces.map((space) => [space.process.pid, space]));
+    this.#shards = shards;
+  }
+
+  /** Processes in the image, with their mappings, threads and what was left out. */
+  get processes(): readonly ManifestProcess[] {
+    return this.manifest.processes;
+  }
+
+  /**
+   * The stored pages of a process, ascending by address.
+   *
+   * @throws SluiceError `ERR_SLUICE_NO_SUCH_PROCESS_IN_IMAGE`
+   */
+  runs(pid: number): Iterable<PageRun> {
+    return this.#space(pid).pageTable.runs();
+  }
+
+  /**
+   * `bytes` bytes (at most `MAX_READ_BYTES`) of the memory of a process from `address` on, as they
+   * were when it was dumped. Stored bytes are checked against their checksum first.
+   *
+   * @throws SluiceError `ERR_SLUICE_NO_SUCH_PROCESS_IN_IMAGE`, `ERR_SLUICE_NOT_MAPPED`,
+   * `ERR_SLUICE_LEFT_OUT`, `ERR_SLUICE_FILE_CHANGED`, `ERR_SLUICE_IMAGE_CORRUPT`, `ERR_SLUICE_IO`,
+   * `ERR_SLUICE_OPTION`
+   */
+  async read(pid: number, address: bigint, bytes: number): Promise<Uint8Array> {
+    const space = this.#range(pid, address, bytes);
+    if (bytes > MAX_READ_BYTES) {
+      throw option(`Expected at most ${MAX_READ_BYTES} bytes, got ${bytes}; chunks() reads more`);
+    }
+    return this.#fill(space, address, bytes);
+  }
+
+  /**
+   * The same bytes as `read`, of any number, in pieces of at most 1 MiB. Whether they are mapped and
+   * in the image is known before the first piece comes; a changed file or damaged shard is found on
+   * the way.
+   *
+   * @throws SluiceError as `read` does.
+   */
+  async *chunks(
+    pid: number,
+    address: bigint,
+    bytes: number,
+  ): AsyncGenerator<Uint8Array, void, undefined> {
+    const space = this.#range(pid, address, bytes);
+    for (let done = 0; done < bytes; done += CHUNK_BYTES) {
+      yield await this.#fill(space, address + BigInt(done), Math.min(CHUNK_BYTES, bytes - done));
+    }
+  }
+
+  /**
+   * Reads all shards and compares them with their checksums; without checksums only their sizes are
+   * looked at. The rest of the image was checked when it was opened.
+   *
+   * @throws SluiceError `ERR_SLUICE_IMAGE_CORRUPT` with file and offset of the first damaged piece,
+   * `ERR_SLUICE_IO`
+   * @throws AbortError
+   */
+  async verify(options: VerifyOptions = {}): Promise<VerifyResult> {
+    this.#checkOpen();
+    return verifyShards(this.#shards, this.manifest, options);
+  }
+
+  /** Closes the files; reads that are under way may fail. */
+  close(): Promise<void> {
+    this.#closed ??= this.#shards.close();
+    return this.#closed;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  async #fill(space: AddressSpace, address: bigint, bytes: number): Promise<Uint8Array> {
+    const target = new Uint8Array(bytes);
+    let done = 0;
+    for (const segment of space.segments(address, bytes)) {
+      const part = target.subarray(done, done + segment.bytes);
+      if (segment.from === 'shard') await this.#shards.read(segment.shard, segment.offset, part);
+      if (segment.from === 'file') await readBackingFile(segment.file, segment.offset, part);
+      done += segment.bytes;
+    }
+    return target;
+  }
+
+  /** Checks the arguments of a read, and that the bytes are there before room is made for them. */
+  #range(pid: number, address: bigint, bytes: number): AddressSpace {
+    this.#checkOpen();
+    const space = this.#space(pid);
+    if (typeof address !== 'bigint' || address < 0n || address >= 2n ** 64n) {
+      throw option(`Expected an address as bigint from 0 to 2^64 - 1, got ${address}`);
+    }
+    if (!Number.isSafeInteger(bytes) || bytes < 0) {
+      throw option(`Expected a number of bytes from 0 on, got ${bytes}`);
+    }
+    for (const _ of space.segments(address, bytes));
+    return space;
+  }
+
+  #space(pid: number): AddressSpace {
+    const space = this.#spaces.get(pid);
+    if (space !== undefined) return space;
+    throw new SluiceError(
+      'ERR_SLUICE_NO_SUCH_PROCESS_IN_IMAGE',
+      `The image holds process ${[...this.#spaces.keys()].join(', ')}, not ${pid}`,
+      { pid },
+    );
+  }
+
+  #checkOpen(): void {
+    if (this.#closed !== undefined) throw option('The image was closed');
+  }
+}
+
+function option(message: string): SluiceError {
+  return new SluiceError('ERR_SLUICE_OPTION', message);
+}

@@ -1,0 +1,134 @@
+// Facts about kernel and target, checksums, and the faults of the system-call seam.
+#include "addon/api.h"
+
+#include "addon/values.h"
+#include "kernel/crc32c.h"
+#include "kernel/probes.h"
+#include "kernel/proc_maps.h"
+#include "kernel/syscalls.h"
+#include "kernel/target_facts.h"
+#include "pipe/shard_file.h"
+
+namespace sluice::addon {
+namespace {
+
+Napi::Value kernel_facts_js(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const KernelFacts facts = kernel_facts(info[0].As<Napi::String>().Utf8Value());
+    Napi::Object probes = Napi::Object::New(env);
+    for_each_probe(facts, [&](const char* name, const Probe& probe) {
+      Napi::Object value = Napi::Object::New(env);
+      value.Set("ok", probe.ok);
+      value.Set("detail", text(env, probe.detail));
+      probes.Set(name, value);
+    });
+    Napi::Object result = Napi::Object::New(env);
+    result.Set("release", text(env, facts.release));
+    result.Set("machine", text(env, facts.machine));
+    result.Set("pageSizeBytes", number(env, static_cast<double>(facts.page_size_bytes)));
+    result.Set("probes", probes);
+    return result;
+  });
+}
+
+Napi::Value target_facts_js(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const TargetFacts facts = target_facts(info[0].As<Napi::Number>().Int32Value());
+    Napi::Object result = Napi::Object::New(env);
+    result.Set("pid", facts.pid);
+    result.Set("name", text(env, facts.name));
+    result.Set("state", text(env, facts.state));
+    result.Set("threads", number(env, facts.threads));
+    result.Set("seccompMode", facts.seccomp_mode);
+    result.Set("tracerPid", facts.tracer_pid);
+    result.Set("refusal", text(env, facts.refusal.empty() ? "" : "ERR_SLUICE_" + facts.refusal));
+    result.Set("refusalDetail", text(env, facts.refusal_detail));
+    return result;
+  });
+}
+
+Napi::Value read_maps_js(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    return list(env, read_maps(info[0].As<Napi::Number>().Int32Value()),
+                [env](const Mapping& mapping) { return mapping_to_js(env, mapping); });
+  });
+}
+
+Napi::Value crc32c_js(const Napi::CallbackInfo& info) {
+  const auto data = info[0].As<Napi::Uint8Array>();
+  const uint32_t seed = info[1].As<Napi::Number>().Uint32Value();
+  return Napi::Number::New(info.Env(), crc32c(seed, data.Data(), data.ByteLength()));
+}
+
+Napi::Value crc32c_file_js(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const auto sums =
+        checksum_file(info[0].As<Napi::String>().Utf8Value(),
+                      static_cast<uint64_t>(info[1].As<Napi::Number>().Int64Value()),
+                      static_cast<uint64_t>(info[2].As<Napi::Number>().Int64Value()), false);
+    return checksums_to_js(env, sums);
+  });
+}
+
+Napi::Value set_faults_js(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const auto given = info[0].As<Napi::Array>();
+    std::vector<sys::Fault> faults;
+    for (uint32_t i = 0; i < given.Length(); ++i) {
+      const auto item = given.Get(i).As<Napi::Object>();
+      std::string call = text_of(item, "call");
+      const std::string prefix = "remote:";
+      sys::Fault fault;
+      fault.remote = call.rfind(prefix, 0) == 0;
+      fault.number = sys::number_of(fault.remote ? call.substr(prefix.size()) : call);
+      if (fault.number < 0) {
+        throw Error("OPTION", 0, "", 0, "the seam does not know the call " + call);
+      }
+      fault.skip = integer_of(item, "skip");
+      fault.times = integer_of(item, "times");
+      fault.errnum = static_cast<int>(integer_of(item, "errno"));
+      fault.cap_bytes = static_cast<uint64_t>(integer_of(item, "capBytes"));
+      fault.copy = text_of(item, "mode") == "copy";
+      faults.push_back(fault);
+    }
+    sys::set_faults(std::move(faults));
+    return env.Undefined();
+  });
+}
+
+}  // namespace
+
+Napi::Object mapping_to_js(Napi::Env env, const Mapping& mapping) {
+  Napi::Object vma = Napi::Object::New(env);
+  vma.Set("start", big(env, mapping.start));
+  vma.Set("end", big(env, mapping.end));
+  vma.Set("protection", text(env, protection_text(mapping)));
+  vma.Set("shared", mapping.shared);
+  vma.Set("offset", big(env, mapping.offset));
+  vma.Set("device", text(env, device_text(mapping)));
+  vma.Set("inode", big(env, mapping.inode));
+  vma.Set("path", text(env, mapping.path));
+  return vma;
+}
+
+Napi::Value checksums_to_js(Napi::Env env, const std::vector<uint32_t>& sums) {
+  Napi::Uint32Array array = Napi::Uint32Array::New(env, sums.size());
+  std::copy(sums.begin(), sums.end(), array.Data());
+  return array;
+}
+
+void add_inspect_api(Napi::Env env, Napi::Object exports) {
+  exports.Set("kernelFacts", Napi::Function::New(env, kernel_facts_js));
+  exports.Set("targetFacts", Napi::Function::New(env, target_facts_js));
+  exports.Set("readMaps", Napi::Function::New(env, read_maps_js));
+  exports.Set("crc32c", Napi::Function::New(env, crc32c_js));
+  exports.Set("crc32cFile", Napi::Function::New(env, crc32c_file_js));
+  exports.Set("setFaults", Napi::Function::New(env, set_faults_js));
+}
+
+}  // namespace sluice::addon

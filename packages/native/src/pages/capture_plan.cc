@@ -1,0 +1,219 @@
+#include "pages/capture_plan.h"
+
+#include <algorithm>
+#include <map>
+
+namespace sluice {
+namespace {
+
+bool starts_with(const std::string& text, const char* prefix) { return text.rfind(prefix, 0) == 0; }
+
+uint64_t round_up(uint64_t bytes) { return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes; }
+
+// A range of one shared object that an earlier mapping contributes; by its start in the file.
+struct Claim {
+  uint64_t end;
+  uint64_t address;  // of the start, in the target
+};
+using Claims = std::map<uint64_t, Claim>;
+
+// Shared anonymous, System V and hugetlb objects live on internal mounts that number their inodes
+// independently, so the name is part of the identity.
+using ObjectKey = std::pair<std::pair<uint64_t, uint64_t>, std::string>;
+
+class PlanMaker {
+ public:
+  PlanMaker(MappedFiles* files, CapturePlan* plan) : files_(files), plan_(plan) {}
+
+  void add(const Mapping& mapping) {
+    const bool has_file = mapping.inode != 0;
+    PlannedVma vma =
+        classify(mapping, has_file ? files_->look_up(mapping) : std::optional<MappedFile>());
+    switch (vma.kind) {
+      case VmaKind::kAnonymous:
+      case VmaKind::kPrivateFile:
+        add_item({mapping.start, mapping.end}, PageFilter::kOwn, mapping);
+        break;
+      case VmaKind::kSharedFile:
+        // A page written through the mapping is newer than the file's times can tell.
+        if (mapping.writable) {
+          add_item({mapping.start, mapping.end}, PageFilter::kPresent, mapping);
+        }
+        break;
+      case VmaKind::kSharedMemory:
+        add_shared_memory(vma);
+        break;
+      case VmaKind::kDeletedFile:
+        add_deleted_file(vma);
+        break;
+      case VmaKind::kVdso:
+        add_item({mapping.start, mapping.end}, std::nullopt, mapping);
+        break;
+      case VmaKind::kExcluded:
+        break;
+    }
+    plan_->vmas.push_back(std::move(vma));
+  }
+
+ private:
+  void add_item(PageRange range, std::optional<PageFilter> filter, const Mapping& mapping) {
+    if (!range.empty()) {
+      plan_->items.push_back({range, filter, !mapping.readable});
+    }
+  }
+
+  void add_deleted_file(const PlannedVma& vma) {
+    const Mapping& mapping = vma.mapping;
+    const uint64_t file_end = round_up(vma.file ? vma.file->bytes : 0);
+    const uint64_t in_file = file_end > mapping.offset ? file_end - mapping.offset : 0;
+    const uint64_t end = std::min(mapping.end, mapping.start + in_file);
+    add_item({mapping.start, end}, std::nullopt, mapping);
+    if (!mapping.shared) {
+      // Beyond the file's end nothing can be read, unless the file shrank under a modified page.
+      add_item({end, mapping.end}, PageFilter::kOwn, mapping);
+    }
+  }
+
+  // All data of the object, not only what this process has in its page table: other processes
+  // write to it too. A private mapping has pages of its own on top of that.
+  void add_shared_memory(const PlannedVma& vma) {
+    const Mapping& mapping = vma.mapping;
+    const ScopedFd fd = files_->open(mapping);
+    const bool countable = fd && vma.file && !vma.file->huge_pages;
+    const auto data = countable ? data_ranges(fd.get(), mapping.offset, mapping.end - mapping.start)
+                                : std::nullopt;
+    if (!data) {
+      if (!fd) {
+        plan_->warnings.push_back(
+            "shared memory " + mapping.path +
+            ": only the pages that this process has mapped were taken; to see all of it the "
+            "dumper needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN");
+      }
+      add_item({mapping.start, mapping.end}, PageFilter::kPresent, mapping);
+      return;
+    }
+    if (!mapping.shared) {
+      add_private_on_data(mapping, *data);
+      return;
+    }
+    const ObjectKey key{{(uint64_t{mapping.dev_major} << 32) | mapping.dev_minor, mapping.inode},
+                        mapping.path};
+    for (const PageRange& range : *data) {
+      claim(&claims_[key], range, mapping);
+    }
+  }
+
+  // Data of the object wherever it is, and own pages elsewhere.
+  void add_private_on_data(const Mapping& mapping, const std::vector<PageRange>& data) {
+    uint64_t at = mapping.start;
+    for (const PageRange& range : data) {
+      const uint64_t start = mapping.start + (range.start - mapping.offset);
+      const uint64_t end = mapping.start + (range.end - mapping.offset);
+      add_item({at, start}, PageFilter::kOwn, mapping);
+      add_item({start, end}, std::nullopt, mapping);
+      at = end;
+    }
+    add_item({at, mapping.end}, PageFilter::kOwn, mapping);
+  }
+
+  // Splits `range` of the object into parts that were captured before (aliases) and new ones.
+  void claim(Claims* claims, PageRange range, const Mapping& mapping) {
+    const auto address_of = [&](uint64_t file_offset) {
+      return mapping.start + (file_offset - mapping.offset);
+    };
+    for (uint64_t at = range.start; at < range.end;) {
+      const auto later = claims->upper_bound(at);
+      if (later != claims->begin() && at < std::prev(later)->second.end) {
+        const auto& [start, owner] = *std::prev(later);
+        const uint64_t end = std::min(range.end, owner.end);
+        plan_->aliases.push_back(
+            {address_of(at), owner.address + (at - start), (end - at) / kPageBytes});
+        at = end;
+      } else {
+        const uint64_t end = later == claims->end() ? range.end : std::min(range.end, later->first);
+        add_item({address_of(at), address_of(end)}, std::nullopt, mapping);
+        claims->emplace(at, Claim{end, address_of(at)});
+        at = end;
+      }
+    }
+  }
+
+  MappedFiles* files_;
+  CapturePlan* plan_;
+  std::map<ObjectKey, Claims> claims_;
+};
+
+}  // namespace
+
+const char* vma_kind_name(VmaKind kind) {
+  switch (kind) {
+    case VmaKind::kAnonymous:
+      return "anonymous";
+    case VmaKind::kPrivateFile:
+      return "private-file";
+    case VmaKind::kSharedFile:
+      return "shared-file";
+    case VmaKind::kSharedMemory:
+      return "shared-memory";
+    case VmaKind::kDeletedFile:
+      return "deleted-file";
+    case VmaKind::kVdso:
+      return "vdso";
+    case VmaKind::kExcluded:
+      break;
+  }
+  return "excluded";
+}
+
+PlannedVma classify(const Mapping& mapping, const std::optional<MappedFile>& file) {
+  PlannedVma vma;
+  vma.mapping = mapping;
+  vma.file = file;
+  const auto exclude = [&](const char* why) {
+    vma.kind = VmaKind::kExcluded;
+    vma.left_out = why;
+    return vma;
+  };
+  const std::string& path = mapping.path;
+  if (path == "[vdso]") {
+    vma.kind = VmaKind::kVdso;
+  } else if (starts_with(path, "[vvar") || path == "[vsyscall]" || path == "[uprobes]") {
+    return exclude("belongs to the kernel, which provides it anew");
+  } else if (starts_with(path, "/secretmem")) {
+    return exclude("memfd_secret: the kernel lets nobody else read it");
+  } else if (starts_with(path, "anon_inode:")) {
+    return exclude("shared with a kernel object");
+  } else if (mapping.inode == 0) {
+    vma.kind = VmaKind::kAnonymous;
+  } else if (!file) {
+    // Behind it may be a device, whose registers are not to be touched.
+    if (mapping.shared) {
+      return exclude("the file behind it cannot be looked at with this caller's permissions");
+    }
+    vma.kind = VmaKind::kPrivateFile;
+  } else if (file->zero_device && !mapping.shared) {
+    vma.kind = VmaKind::kAnonymous;
+  } else if (file->character_device) {
+    return exclude("device memory");
+  } else if (file->memory_backed) {
+    vma.kind = VmaKind::kSharedMemory;
+  } else if (!file->reachable) {
+    vma.kind = VmaKind::kDeletedFile;
+  } else {
+    vma.kind = mapping.shared ? VmaKind::kSharedFile : VmaKind::kPrivateFile;
+  }
+  return vma;
+}
+
+CapturePlan make_plan(pid_t pid, MappedFiles* files, const std::vector<uint64_t>& ignored) {
+  CapturePlan plan;
+  PlanMaker maker(files, &plan);
+  for (const Mapping& mapping : read_maps(pid)) {
+    if (std::find(ignored.begin(), ignored.end(), mapping.start) == ignored.end()) {
+      maker.add(mapping);
+    }
+  }
+  return plan;
+}
+
+}  // namespace sluice

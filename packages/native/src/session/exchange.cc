@@ -1,0 +1,136 @@
+#include "session/exchange.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace sluice {
+
+template <typename Ready>
+void Exchange::wait(std::unique_lock<std::mutex>* lock, std::condition_variable* changed,
+                    Ready ready) {
+  changed->wait(*lock, [&] { return over_ || ready(); });
+  throw_if_over();
+}
+
+void Exchange::throw_if_over() const {
+  if (over_) {
+    throw Error("CANCELLED", 0, "", 0, "the dump was given up");
+  }
+}
+
+void Exchange::fail(std::exception_ptr error) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!over_) {
+    error_ = std::move(error);
+    over_ = true;
+  }
+  progress_.notify_all();
+  filled_some_.notify_all();
+  for (std::condition_variable& emptied : emptied_some_) {
+    emptied.notify_all();
+  }
+}
+
+void Exchange::cancel() { fail(nullptr); }
+
+void Exchange::check() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  throw_if_over();
+}
+
+void Exchange::add_empty_slot(Slot* slot) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  empty_[slot->lane].push_back(slot);
+}
+
+void Exchange::wait_ready() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  wait(&lock, &progress_, [&] { return lanes_ready_ == lanes_ && drains_ready_ == drains_; });
+}
+
+void Exchange::lane_wait_gate() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  ++lanes_ready_;
+  progress_.notify_all();
+  wait(&lock, &progress_, [&] { return open_; });
+}
+
+void Exchange::drain_wait_gate() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  ++drains_ready_;
+  progress_.notify_all();
+  wait(&lock, &progress_, [&] { return open_; });
+}
+
+void Exchange::open_gate() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  open_ = true;
+  progress_.notify_all();
+}
+
+void Exchange::wait_lanes() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  wait(&lock, &progress_, [&] { return lanes_done_ == lanes_; });
+}
+
+void Exchange::wait_drains() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  wait(&lock, &progress_, [&] { return drains_done_ == drains_; });
+}
+
+Slot* Exchange::take_empty(size_t lane) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  wait(&lock, &emptied_some_[lane], [&] { return !empty_[lane].empty(); });
+  Slot* slot = empty_[lane].front();
+  empty_[lane].pop_front();
+  return slot;
+}
+
+void Exchange::give_filled(Slot* slot) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  pinned_bytes_ += slot->bytes;
+  pinned_peak_bytes_ = std::max(pinned_peak_bytes_, pinned_bytes_);
+  filled_.push_back(slot);
+  filled_some_.notify_one();
+}
+
+void Exchange::lane_done() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  ++lanes_done_;
+  progress_.notify_all();
+  filled_some_.notify_all();
+}
+
+Slot* Exchange::take_filled() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  wait(&lock, &filled_some_, [&] { return !filled_.empty() || lanes_done_ == lanes_; });
+  if (filled_.empty()) {
+    return nullptr;
+  }
+  Slot* slot = filled_.front();
+  filled_.pop_front();
+  return slot;
+}
+
+void Exchange::give_empty(Slot* slot) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  pinned_bytes_ -= slot->bytes;
+  slot->clear();
+  // The one used last is used next: its memory is still in the processor's cache.
+  empty_[slot->lane].push_front(slot);
+  emptied_some_[slot->lane].notify_one();
+}
+
+void Exchange::drain_done() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  ++drains_done_;
+  progress_.notify_all();
+}
+
+uint64_t Exchange::pinned_peak_bytes() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return pinned_peak_bytes_;
+}
+
+}  // namespace sluice

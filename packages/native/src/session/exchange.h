@@ -1,0 +1,86 @@
+// Where lanes, drains and control of one session meet: the gate, the slots on their way, the end.
+//
+//   lanes  ──filled──▶ exchange ──▶ drains        Everybody enters before the freeze and waits at
+//     ▲                                 │         the gate. Control opens it under freeze and waits
+//     └────────── empty slots ──────────┘         until the last slot is drained.
+//
+// The first failure anywhere is kept and ends everybody's waiting with CANCELLED.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <mutex>
+#include <vector>
+
+#include "pipe/slot.h"
+
+namespace sluice {
+
+class Exchange {
+ public:
+  Exchange(size_t lanes, size_t drains)
+      : emptied_some_(lanes), empty_(lanes), lanes_(lanes), drains_(drains) {}
+
+  // ---- anybody
+  // Keeps the first one.
+  void fail(std::exception_ptr error);
+  void cancel();
+  // Throws CANCELLED once anything failed.
+  void check() const;
+
+  // ---- before the gate
+  void add_empty_slot(Slot* slot);
+  // Waits until all others stand at the gate. Throws CANCELLED.
+  void wait_ready();
+  void lane_wait_gate();
+  void drain_wait_gate();
+
+  // ---- control, after the gate
+  void open_gate();
+  // Waits until the lanes have fed all they have. Throws CANCELLED.
+  void wait_lanes();
+  // Waits until every slot is drained. Throws CANCELLED.
+  void wait_drains();
+
+  // ---- lanes
+  Slot* take_empty(size_t lane);
+  void give_filled(Slot* slot);
+  void lane_done();
+
+  // ---- drains
+  // The next filled slot; nullptr when there will be no more.
+  Slot* take_filled();
+  void give_empty(Slot* slot);
+  void drain_done();
+
+  uint64_t pinned_peak_bytes() const;
+
+ private:
+  template <typename Ready>
+  void wait(std::unique_lock<std::mutex>* lock, std::condition_variable* changed, Ready ready);
+  void throw_if_over() const;
+
+  mutable std::mutex mutex_;
+  // One for each thing that is waited for: slots move thousands of times a second, and each move
+  // should wake the one thread that it concerns.
+  std::condition_variable progress_;
+  std::condition_variable filled_some_;
+  std::vector<std::condition_variable> emptied_some_;
+  std::vector<std::deque<Slot*>> empty_;
+  std::deque<Slot*> filled_;
+  const size_t lanes_;
+  const size_t drains_;
+  size_t lanes_ready_ = 0;
+  size_t drains_ready_ = 0;
+  size_t lanes_done_ = 0;
+  size_t drains_done_ = 0;
+  bool open_ = false;
+  bool over_ = false;
+  std::exception_ptr error_;
+  uint64_t pinned_bytes_ = 0;
+  uint64_t pinned_peak_bytes_ = 0;
+};
+
+}  // namespace sluice

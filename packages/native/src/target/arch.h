@@ -1,0 +1,77 @@
+// All that is bound to one architecture: registers, how a system call is made from outside, the
+// code that a target must contain for it, and the frame that lets a thread find its own way back.
+// arch_x86_64.cc implements it; another architecture adds a file of its own.
+#pragma once
+
+#include <sys/user.h>
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "base/remote_ptr.h"
+
+namespace sluice::arch {
+
+using Registers = user_regs_struct;
+
+// A system call without libc: errno lives in thread-local storage, which the caller may not own.
+long raw_syscall(long number, long a = 0, long b = 0, long c = 0, long d = 0, long e = 0,
+                 long f = 0);
+
+// Instructions that every injection needs, found in executable memory of the target.
+struct Gadgets {
+  RemotePtr syscall_return;  // makes a system call, then returns to the address on the stack
+  RemotePtr sigreturn;       // makes rt_sigreturn
+  bool complete() const { return syscall_return && sigreturn; }
+};
+
+// Fills what is still missing in `gadgets` from the bytes of executable memory at `base`.
+void search_gadgets(std::span<const uint8_t> code, RemotePtr base, Gadgets* gadgets);
+// The bytes that must still stand at both places when they are about to be used.
+inline constexpr size_t kSyscallReturnBytes = 3;
+bool is_syscall_return(std::span<const uint8_t> code);
+bool is_sigreturn(std::span<const uint8_t> code);
+inline constexpr size_t kSigreturnBytes = 9;
+
+struct Call {
+  long number = 0;
+  uint64_t args[6] = {};
+};
+// Registers that make `call` at the gadget; returning from it pops the address at `stack`.
+Registers registers_for_call(const Registers& base, const Gadgets& gadgets, const Call& call,
+                             RemotePtr stack);
+int64_t call_result(const Registers& registers);
+RemotePtr stack_pointer(const Registers& registers);
+RemotePtr instruction_pointer(const Registers& registers);
+RemotePtr thread_pointer(const Registers& registers);
+
+// Bytes below the stack pointer that belong to the running function (the red zone of the ABI).
+inline constexpr uint64_t kRedZoneBytes = 128;
+// Where a frame may start.
+inline constexpr uint64_t kFrameAlignment = 64;
+
+// A signal frame with which rt_sigreturn puts back `registers`, the extended state `xstate` (as
+// NT_X86_XSTATE gives it; empty: the initial state) and the signal mask. To be written at `at`
+// (aligned to kFrameAlignment); its first word is the address of the sigreturn gadget, so that
+// returning to `at` runs it. An interrupted system call in `registers` is made again.
+std::vector<uint8_t> return_frame(RemotePtr at, const Registers& registers,
+                                  std::span<const uint8_t> xstate, uint64_t signal_mask,
+                                  const Gadgets& gadgets);
+size_t return_frame_bytes(size_t xstate_bytes);
+
+// Registers of a task whose only act is exit_group with this status.
+inline constexpr int kHelperExitCode = 0x51;
+Registers registers_for_exit(const Registers& base, const Gadgets& gadgets, RemotePtr stack);
+
+// Some system calls return EINTR when a stop interrupts them, though no signal handler ran
+// (signal(7), "Interruption of system calls and library functions by stop signals"). Where
+// `registers` show that, makes the kernel restart the call unless a handler runs. True if changed.
+bool restart_if_merely_stopped(Registers* registers);
+
+// ELF class, instruction set: whether Sluice can work on code like this.
+bool is_native_executable(std::span<const uint8_t> elf_header);
+
+}  // namespace sluice::arch

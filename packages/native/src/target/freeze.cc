@@ -1,0 +1,123 @@
+#include "target/freeze.h"
+
+#include "base/error.h"
+#include "kernel/proc_status.h"
+#include "kernel/proc_task.h"
+
+namespace sluice {
+
+// New threads can only be made by threads that still run, so a pass that finds nothing new after
+// all known ones have stopped has found them all.
+Freeze::Freeze(pid_t pid, pid_t tracer, Deadline deadline)
+    : pid_(pid), tracer_(tracer), start_(Clock::now()) {
+  while (seize_new() > 0) {
+    wait_all(deadline);
+    if (Clock::now() >= deadline) {
+      throw Error("FREEZE_TIMEOUT", pid_, "", 0,
+                  "it makes threads faster than they can be stopped");
+    }
+  }
+  if (threads_.empty()) {
+    throw Error("TARGET_EXITED", pid_, "", 0, "the process ended before it was frozen");
+  }
+  freezing_us_ = microseconds_since(start_);
+}
+
+// Interrupts each thread as it is found, so that all of them come to a stop side by side.
+size_t Freeze::seize_new() {
+  size_t found = 0;
+  for (const pid_t tid : list_threads(pid_).value_or(std::vector<pid_t>{})) {
+    if (threads_.contains(tid)) {
+      continue;
+    }
+    Tracee tracee(tid);
+    try {
+      if (!tracee.seize(0)) {
+        continue;
+      }
+    } catch (const Error& error) {
+      // A thread that called execve takes over the id of the leader, and is ours already.
+      const auto status = read_thread_status(pid_, tid);
+      if (!error.is("ALREADY_TRACED") || !status || status->tracer_pid != tracer_) {
+        throw;
+      }
+      tracee.adopt();
+    }
+    if (tracee.interrupt()) {
+      threads_.emplace(tid, Frozen{std::move(tracee), {}});
+      ++found;
+    }
+  }
+  return found;
+}
+
+// Looks at all threads in turn, not at one after the other: those that sleep in a system call stop
+// at once, and note_stopped should not come later for them than need be.
+void Freeze::wait_all(Deadline deadline) {
+  LookPacer pacer;
+  for (;;) {
+    pid_t running = 0;
+    for (auto it = threads_.begin(); it != threads_.end();) {
+      Tracee& tracee = it->second.tracee;
+      if (tracee.stopped()) {
+        ++it;
+        continue;
+      }
+      const Stop stop = tracee.poll();
+      if (stop == Stop::kGone) {
+        it = threads_.erase(it);
+        continue;
+      }
+      if (stop == Stop::kTimeout) {
+        running = it->first;
+      } else {
+        note_stopped(&it->second);  // a signal it was about to receive is handed on at the end
+      }
+      ++it;
+    }
+    if (running == 0) {
+      return;
+    }
+    if (Clock::now() >= deadline) {
+      throw Error("FREEZE_TIMEOUT", pid_, "", 0,
+                  "thread " + std::to_string(running) +
+                      " did not stop in time: it is in an uninterruptible system call");
+    }
+    pacer.pause();
+  }
+}
+
+// At once, so that a call that only our stop interrupted is made again whoever lets the thread go:
+// we, or the kernel when the dumper dies.
+void Freeze::note_stopped(Frozen* frozen) {
+  if (frozen->tracee.get_registers(&frozen->registers) &&
+      arch::restart_if_merely_stopped(&frozen->registers)) {
+    frozen->tracee.set_registers(frozen->registers);
+  }
+}
+
+std::vector<FrozenThread> Freeze::threads() const {
+  std::vector<FrozenThread> threads;
+  threads.reserve(threads_.size());
+  for (const auto& [tid, frozen] : threads_) {
+    threads.push_back({tid, "", frozen.registers});
+  }
+  return threads;
+}
+
+void Freeze::thaw() {
+  if (thawed_) {
+    return;
+  }
+  thawed_ = true;
+  for (auto& [tid, frozen] : threads_) {
+    if (frozen.tracee.stopped()) {
+      frozen.tracee.detach();
+    }
+  }
+  frozen_us_ = microseconds_since(start_);
+}
+
+Freeze::~Freeze() { thaw(); }
+
+}  // namespace sluice

@@ -1,0 +1,60 @@
+// All threads of a process stopped, for as long as the object lives.
+#pragma once
+
+#include <sys/types.h>
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "target/arch.h"
+#include "target/tracee.h"
+
+namespace sluice {
+
+struct FrozenThread {
+  pid_t tid = 0;
+  std::string name;
+  arch::Registers registers{};
+};
+
+class Freeze {
+ public:
+  // Throws TARGET_EXITED, PERMISSION, ALREADY_TRACED, FREEZE_TIMEOUT (after which the tracer task
+  // must be ended, for a thread that could not be stopped cannot be let go either). `tracer` is the
+  // pid of the tracer task that runs this.
+  Freeze(pid_t pid, pid_t tracer, Deadline deadline);
+  // Thaws.
+  ~Freeze();
+  Freeze(const Freeze&) = delete;
+  Freeze& operator=(const Freeze&) = delete;
+
+  // Lets all threads go.
+  void thaw();
+
+  std::vector<FrozenThread> threads() const;
+  // Time to stop: first thread interrupted until all stood still.
+  double freezing_us() const { return freezing_us_; }
+  // Time stopped: first thread interrupted until the last one was let go.
+  double frozen_us() const { return frozen_us_; }
+
+ private:
+  struct Frozen {
+    Tracee tracee;
+    arch::Registers registers{};
+  };
+
+  size_t seize_new();
+  void wait_all(Deadline deadline);
+  void note_stopped(Frozen* frozen);
+
+  pid_t pid_;
+  pid_t tracer_;
+  std::map<pid_t, Frozen> threads_;
+  Clock::time_point start_;
+  double freezing_us_ = 0;
+  double frozen_us_ = 0;
+  bool thawed_ = false;
+};
+
+}  // namespace sluice

@@ -1,0 +1,329 @@
+#include "target/helper_remote.h"
+
+#include <fcntl.h>
+#include <linux/close_range.h>
+#include <linux/ptrace.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <thread>
+
+#include "base/error.h"
+#include "base/page_range.h"
+#include "kernel/abi.h"
+#include "kernel/proc_stat.h"
+#include "kernel/proc_status.h"
+#include "kernel/proc_task.h"
+#include "kernel/syscalls.h"
+#include "target/steps.h"
+#include "target/thread_remote.h"
+
+namespace sluice {
+namespace {
+
+constexpr std::array<char, 16> kMagic = {'S', 'l', 'u', 'i', 'c', 'e', ' ', 's',
+                                         'c', 'r', 'a', 't', 'c', 'h', '0', '1'};
+constexpr char kName[] = "sluice-helper";
+constexpr uint64_t kNameOffset = 64;
+constexpr uint64_t kFrameOffset = 1024;
+constexpr uint64_t kIovecOffset = 4096;
+constexpr uint64_t kResultOffset = kScratchBytes - 4096;
+static_assert(kIovecOffset + kMostIovecs * sizeof(iovec) <= kResultOffset);
+
+// Memory of the target, its working directory and nothing else; no signal to anyone when it ends,
+// so that the target's own wait(2) does not see it.
+constexpr uint64_t kCloneFlags = CLONE_VM | CLONE_FS;
+
+constexpr std::chrono::seconds kStartLimit{5};
+constexpr rlim_t kMostDescriptors = 1024;
+// The helper's end is seen by the tracer before the target can reap it.
+constexpr int kReapTries = 200;
+constexpr std::chrono::milliseconds kReapPause{1};
+
+arch::Call make_call(long number, std::initializer_list<uint64_t> args) {
+  arch::Call call;
+  call.number = number;
+  std::copy(args.begin(), args.end(), call.args);
+  return call;
+}
+
+// All scratches are at multiples of the stride plus the mark.
+constexpr uint64_t kPlaceStride = uint64_t{16} << 20;
+constexpr uint64_t kPlaceMark = 0x51c000;
+constexpr int kMostPlaces = 64;
+constexpr uint64_t kUserEnd = 0x7ffffffff000;
+
+bool has_scratch_shape(const Mapping& mapping) {
+  return mapping.writable && !mapping.readable && !mapping.executable && !mapping.shared &&
+         mapping.inode == 0 && mapping.end - mapping.start == kScratchBytes &&
+         mapping.start % kPlaceStride == kPlaceMark;
+}
+
+RemotePtr map_scratch(RemoteThread* thread, const TargetMemory& memory,
+                      const arch::Gadgets& gadgets, const std::vector<Mapping>& maps) {
+  int64_t at = -ENOMEM;
+  for (const RemotePtr place : scratch_places(maps)) {
+    at = thread->call(
+        make_call(SYS_mmap, {place.value(), kScratchBytes, PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, ~uint64_t{0}, 0}));
+    if (at != -EEXIST) {
+      break;
+    }
+  }
+  if (at < 0) {
+    throw Error("INJECTION", memory.pid(), "mmap", static_cast<int>(-at),
+                "no memory could be mapped in it (a limit on its address space?)");
+  }
+  const RemotePtr scratch(static_cast<uint64_t>(at));
+  const RemotePtr stack = scratch + kFrameOffset;
+  const auto exit_registers = arch::registers_for_exit(thread->registers(), gadgets, stack);
+  const auto frame = arch::return_frame(stack, exit_registers, {}, ~uint64_t{0}, gadgets);
+  if (!memory.write(scratch, kMagic.data(), kMagic.size()) ||
+      !memory.write(scratch + kNameOffset, kName, sizeof kName) ||
+      !memory.write(stack, frame.data(), frame.size())) {
+    thread->call(make_call(SYS_munmap, {scratch.value(), kScratchBytes}));
+    throw Error("INJECTION", memory.pid(), "process_vm_writev", EFAULT,
+                "memory mapped in it could not be written");
+  }
+  return scratch;
+}
+
+}  // namespace
+
+Helper::Helper(pid_t pid, const TargetMemory& memory, const arch::Gadgets& gadgets,
+               RemotePtr scratch, const arch::Registers& registers)
+    : pid_(pid),
+      memory_(memory),
+      gadgets_(gadgets),
+      scratch_(scratch),
+      registers_(registers),
+      tracee_(pid) {
+  tracee_.adopt();
+}
+
+std::unique_ptr<Helper> Helper::start(std::unique_ptr<RemoteThread> thread,
+                                      const TargetMemory& memory, const arch::Gadgets& gadgets,
+                                      const std::vector<Mapping>& maps, double* stopped_us) {
+  const auto status = read_status(memory.pid());
+  const RemotePtr scratch = map_scratch(thread.get(), memory, gadgets, maps);
+  const arch::Registers registers = thread->registers();
+  pid_t pid = 0;
+  try {
+    pid = thread->clone(kCloneFlags, scratch + kFrameOffset);
+  } catch (const Error&) {
+    thread->call(make_call(SYS_munmap, {scratch.value(), kScratchBytes}));
+    throw;
+  }
+  std::unique_ptr<Helper> helper(new Helper(pid, memory, gadgets, scratch, registers));
+  *stopped_us = thread->stopped_us();
+  thread.reset();
+  helper->secure(status && status->seccomp_mode != 0);
+  steps::at(steps::Step::kHelperSecured);
+  helper->set_up();
+  steps::at(steps::Step::kHelperReady);
+  return helper;
+}
+
+// From here on it dies with the tracer.
+void Helper::secure(bool filtered) {
+  const Deadline deadline = Clock::now() + kStartLimit;
+  for (;;) {
+    switch (tracee_.wait(deadline)) {
+      case Stop::kEvent: {
+        const long options = PTRACE_O_EXITKILL | (filtered ? abi::kPtraceSuspendSeccomp : 0L);
+        if (!tracee_.set_options(options)) {
+          throw Error("INJECTION", memory_.pid(), "ptrace", EPERM, "the helper cannot be secured");
+        }
+        tracee_.set_signal_mask(~uint64_t{0});
+        return;
+      }
+      case Stop::kGone:
+        throw Error("TARGET_EXITED", memory_.pid(), "", 0, "its helper was killed");
+      case Stop::kTimeout:
+        throw Error("FREEZE_TIMEOUT", memory_.pid(), "", 0, "its helper did not start");
+      default:
+        tracee_.take_signal();
+        tracee_.resume();
+    }
+  }
+}
+
+void Helper::set_up() {
+  // First its name, by which its zombie is known if the dumper dies.
+  call(make_call(SYS_prctl, {PR_SET_NAME, (scratch_ + kNameOffset).value()}));
+  // While it holds copies of the target's descriptors, nothing that the target closes is closed.
+  call(make_call(SYS_close_range, {0, ~uint32_t{0}, 0}));
+  call(make_call(SYS_madvise, {scratch_.value(), kScratchBytes, MADV_DONTFORK}));
+  pidfd_.reset(static_cast<int>(sys::call(SYS_pidfd_open, pid_, 0)));
+
+  // It inherited what may slow it down or stop it. All of this is the helper's own, not the
+  // target's; where it is not allowed, the helper is just slower.
+  rlimit descriptors{};
+  if (prlimit(pid_, RLIMIT_NOFILE, nullptr, &descriptors) == 0) {
+    rlimit wanted{kMostDescriptors, std::max(kMostDescriptors, descriptors.rlim_max)};
+    if (prlimit(pid_, RLIMIT_NOFILE, &wanted, nullptr) != 0) {
+      wanted = {std::min(kMostDescriptors, descriptors.rlim_max), descriptors.rlim_max};
+      prlimit(pid_, RLIMIT_NOFILE, &wanted, nullptr);
+    }
+  }
+  cpu_set_t all;
+  std::memset(&all, 0xff, sizeof all);
+  sched_setaffinity(pid_, sizeof all, &all);
+  const sched_param ordinary{};
+  sched_setscheduler(pid_, SCHED_OTHER, &ordinary);
+  setpriority(PRIO_PROCESS, static_cast<id_t>(pid_), 0);
+}
+
+int64_t Helper::call(const arch::Call& call) {
+  const sys::RemoteFault fault = sys::remote_fault(call.number);
+  if (fault.errnum != 0) {
+    return -fault.errnum;
+  }
+  arch::Call made = call;
+  if (fault.copy && call.number == SYS_vmsplice) {
+    made.number = SYS_writev;
+  }
+  if (!tracee_.set_registers(
+          arch::registers_for_call(registers_, gadgets_, made, scratch_ + kFrameOffset))) {
+    return -ESRCH;
+  }
+  arch::Registers after{};
+  do {
+    tracee_.single_step();
+    if (tracee_.wait_blocking() == Stop::kGone) {
+      return -ESRCH;
+    }
+    // SIGTRAP of the step itself; a stop by job control comes before it, and means step again.
+  } while (tracee_.take_signal() != SIGTRAP);
+  return tracee_.get_registers(&after) ? arch::call_result(after) : -ESRCH;
+}
+
+int64_t Helper::vmsplice(int helper_fd, std::span<const iovec> pages) {
+  const RemotePtr vector = scratch_ + kIovecOffset;
+  if (!memory_.write(vector, pages.data(), pages.size_bytes())) {
+    return -ESRCH;
+  }
+  return call(make_call(SYS_vmsplice, {static_cast<uint64_t>(helper_fd), vector.value(),
+                                       pages.size(), SPLICE_F_GIFT | SPLICE_F_NONBLOCK}));
+}
+
+HelperPipe Helper::make_pipe() {
+  const RemotePtr result = scratch_ + kResultOffset;
+  const int64_t made = call(make_call(SYS_pipe2, {result.value(), O_CLOEXEC}));
+  int fds[2] = {-1, -1};
+  if (made < 0 || !memory_.read(result, fds, sizeof fds)) {
+    throw Error("INJECTION", memory_.pid(), "pipe2", static_cast<int>(-made),
+                "the helper can make no pipe");
+  }
+  HelperPipe pipe;
+  pipe.helper_fd = fds[1];
+  const long read_end = sys::call(SYS_pidfd_getfd, pidfd_.get(), fds[0], 0);
+  const long write_end = sys::call(SYS_pidfd_getfd, pidfd_.get(), fds[1], 0);
+  pipe.read_end.reset(static_cast<int>(read_end));
+  pipe.write_end.reset(static_cast<int>(write_end));
+  call(make_call(SYS_close, {static_cast<uint64_t>(fds[0])}));
+  if (read_end < 0 || write_end < 0) {
+    const long failed = read_end < 0 ? read_end : write_end;
+    throw Error("INJECTION", memory_.pid(), "pidfd_getfd", static_cast<int>(-failed),
+                "the helper's pipe cannot be taken over");
+  }
+  return pipe;
+}
+
+HelperRemains Helper::end() {
+  HelperRemains remains{pid_, scratch_};
+  if (tracee_.attached()) {
+    if (call(make_call(SYS_munmap, {scratch_.value(), kScratchBytes})) == 0) {
+      remains.scratch = RemotePtr();
+    }
+    kill(pid_, SIGKILL);
+    tracee_.wait_gone();
+  }
+  return remains;
+}
+
+Helper::~Helper() {
+  if (tracee_.attached()) {
+    kill(pid_, SIGKILL);
+    tracee_.wait_gone();
+  }
+}
+
+std::vector<RemotePtr> scratch_places(const std::vector<Mapping>& maps) {
+  PageRange gap;
+  uint64_t below = 0;
+  for (const Mapping& mapping : maps) {
+    const uint64_t end = std::min(mapping.start, kUserEnd);
+    if (end > below && end - below > gap.bytes()) {
+      gap = {below, end};
+    }
+    below = mapping.end;
+  }
+  std::vector<RemotePtr> places;
+  const uint64_t middle = gap.start + gap.bytes() / 2;
+  uint64_t at = middle / kPlaceStride * kPlaceStride + kPlaceMark;
+  for (int i = 0; i < kMostPlaces && at > gap.start && at + kScratchBytes < gap.end; ++i) {
+    places.push_back(RemotePtr(at));
+    at += kPlaceStride;
+  }
+  return places;
+}
+
+std::vector<HelperRemains> find_remains(const TargetMemory& memory,
+                                        const std::vector<Mapping>& maps) {
+  std::vector<HelperRemains> remains;
+  for (const Mapping& mapping : maps) {
+    // Nothing in it yet: the dumper died before it wrote the magic.
+    std::array<char, kMagic.size()> start{};
+    if (has_scratch_shape(mapping) &&
+        memory.read(RemotePtr(mapping.start), start.data(), start.size()) &&
+        (start == kMagic || start == decltype(start){})) {
+      remains.push_back({0, RemotePtr(mapping.start)});
+    }
+  }
+  for (const pid_t tid : list_threads(memory.pid()).value_or(std::vector<pid_t>{})) {
+    for (const pid_t child : list_children(memory.pid(), tid).value_or(std::vector<pid_t>{})) {
+      const auto stat = read_stat(child);
+      // One that ended before it was named did so by its exit frame.
+      if (stat && stat->is_zombie() && stat->exit_signal == 0 &&
+          (stat->comm == kName || stat->exit_code == arch::kHelperExitCode << 8)) {
+        remains.push_back({child, RemotePtr()});
+      }
+    }
+  }
+  return remains;
+}
+
+std::vector<HelperRemains> remove_remains(RemoteThread* thread,
+                                          std::vector<HelperRemains> remains) {
+  std::erase_if(remains, [&](HelperRemains& item) {
+    if (item.scratch &&
+        thread->call(make_call(SYS_munmap, {item.scratch.value(), kScratchBytes})) == 0) {
+      item.scratch = RemotePtr();
+    }
+    for (int tries = 0; item.zombie != 0 && tries < kReapTries; ++tries) {
+      // The target knows the helper by the pid in its own namespace.
+      const auto status = read_status(item.zombie);
+      const pid_t known_as = status ? status->ns_pids.back() : item.zombie;
+      const int64_t reaped = thread->call(
+          make_call(SYS_wait4, {static_cast<uint64_t>(known_as), 0, __WALL | WNOHANG, 0}));
+      if (reaped == known_as || reaped == -ECHILD) {
+        item.zombie = 0;
+      } else {
+        std::this_thread::sleep_for(kReapPause);
+      }
+    }
+    return item.zombie == 0 && !item.scratch;
+  });
+  return remains;
+}
+
+}  // namespace sluice

@@ -1,0 +1,99 @@
+// The helper: a task that shares the target's address space (CLONE_VM), but is a process of its own
+// with its own file table, and runs only the system calls it is made to run. DANGER: what it maps
+// or changes in the address space, it changes in the target.
+//
+// It has one mapping of its own there, the scratch: its stack, and room for arguments.
+//
+//   0      magic and a return frame that leads to exit_group: where the helper goes if the dumper
+//          dies before PTRACE_O_EXITKILL is set
+//   4096   arguments: iovecs
+//   end-4096 results
+//
+// The scratch is write-only, which no allocator asks for, and stands alone in the middle of the
+// largest gap at an address with a certain pattern. So it merges with no neighbour, is in nobody's
+// way, and can be told from everything else when a dead dumper left it, even if the dumper died
+// between mapping it and writing to it. It is not inherited by fork.
+#pragma once
+
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/remote_ptr.h"
+#include "base/scoped_fd.h"
+#include "kernel/proc_maps.h"
+#include "target/arch.h"
+#include "target/target_memory.h"
+#include "target/tracee.h"
+
+namespace sluice {
+
+class RemoteThread;
+
+inline constexpr uint64_t kScratchBytes = 32768;
+// As many iovecs as one call takes (UIO_MAXIOV).
+inline constexpr size_t kMostIovecs = 1024;
+
+struct HelperPipe {
+  ScopedFd read_end;
+  ScopedFd write_end;
+  int helper_fd = -1;  // the write end in the helper
+};
+
+// What is left in the target of helpers that are gone.
+struct HelperRemains {
+  pid_t zombie = 0;     // to be reaped by the target
+  RemotePtr scratch{};  // to be unmapped, 0 if it was
+};
+
+class Helper {
+ public:
+  // Makes one through `thread`, and puts back and releases the thread as soon as that is possible.
+  // Throws INJECTION (a limit of the target forbids it), TARGET_EXITED, FREEZE_TIMEOUT.
+  static std::unique_ptr<Helper> start(std::unique_ptr<RemoteThread> thread,
+                                       const TargetMemory& memory, const arch::Gadgets& gadgets,
+                                       const std::vector<Mapping>& maps, double* stopped_us);
+  ~Helper();
+  Helper(const Helper&) = delete;
+  Helper& operator=(const Helper&) = delete;
+
+  pid_t pid() const { return pid_; }
+  // Result in the kernel's style; -ESRCH when the helper is gone.
+  int64_t call(const arch::Call& call);
+  RemotePtr scratch() const { return scratch_; }
+  // vmsplice of target memory into a pipe of make_pipe; at most kMostIovecs.
+  int64_t vmsplice(int helper_fd, std::span<const iovec> pages);
+  // Throws INJECTION when it has no descriptors left or the kernel does not hand them over.
+  HelperPipe make_pipe();
+  // Unmaps its scratch and ends it. What then remains is a zombie child of the target.
+  HelperRemains end();
+
+ private:
+  Helper(pid_t pid, const TargetMemory& memory, const arch::Gadgets& gadgets, RemotePtr scratch,
+         const arch::Registers& registers);
+  void secure(bool filtered);
+  void set_up();
+
+  pid_t pid_;
+  const TargetMemory& memory_;
+  arch::Gadgets gadgets_;
+  RemotePtr scratch_;
+  arch::Registers registers_;
+  Tracee tracee_;
+  ScopedFd pidfd_;
+};
+
+// Scratch mappings and zombies of a dumper that died.
+std::vector<HelperRemains> find_remains(const TargetMemory& memory,
+                                        const std::vector<Mapping>& maps);
+
+// Where a scratch may be mapped, best first; none if the address space is full. Pure.
+std::vector<RemotePtr> scratch_places(const std::vector<Mapping>& maps);
+
+// Makes the target reap and unmap. Returns what could not be removed.
+std::vector<HelperRemains> remove_remains(RemoteThread* thread, std::vector<HelperRemains> remains);
+
+}  // namespace sluice

@@ -1,0 +1,288 @@
+#include "target/thread_remote.h"
+
+#include <linux/ptrace.h>
+#include <linux/rseq.h>
+#include <sched.h>
+#include <signal.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <thread>
+
+#include "base/error.h"
+#include "kernel/abi.h"
+#include "kernel/proc_file.h"
+#include "kernel/proc_status.h"
+#include "kernel/proc_task.h"
+#include "kernel/syscalls.h"
+#include "target/code_search.h"
+#include "target/steps.h"
+
+namespace sluice {
+namespace {
+
+constexpr uint64_t kAllSignals = ~uint64_t{0};
+// For one injected call; they take microseconds.
+constexpr std::chrono::seconds kCallLimit{5};
+// Kernel-internal: a call that must simply be made again (ERESTARTNOINTR).
+constexpr int64_t kMakeAgain = -513;
+constexpr int kMostRepeats = 100;
+constexpr std::chrono::milliseconds kRetryPause{1};
+
+[[noreturn]] void throw_exited(pid_t pid) {
+  throw Error("TARGET_EXITED", pid, "", 0, "the process ended while it was worked on");
+}
+
+bool has_shadow_stack(pid_t tid) {
+  // Returning to a made-up address is an error where the processor checks return addresses.
+  const auto status = read_proc_file(tid, "status");
+  return status && status->find("x86_Thread_features:\tshstk") != std::string::npos;
+}
+
+}  // namespace
+
+std::optional<RemotePtr> frame_room(const std::vector<Mapping>& maps, RemotePtr stack_pointer,
+                                    RemotePtr thread_pointer, size_t bytes) {
+  const uint64_t sp = stack_pointer.value();
+  const auto above = std::upper_bound(maps.begin(), maps.end(), sp,
+                                      [](uint64_t at, const Mapping& m) { return at < m.end; });
+  if (above == maps.end() || sp < above->start || !above->readable || !above->writable ||
+      above->shared) {
+    return std::nullopt;
+  }
+  if (above->path != "[stack]") {
+    const bool is_thread_stack =
+        above->inode == 0 && thread_pointer.value() > sp && thread_pointer.value() < above->end;
+    const bool guarded = above == maps.begin() || std::prev(above)->end < above->start ||
+                         (!std::prev(above)->readable && !std::prev(above)->writable);
+    if (!is_thread_stack || !guarded) {
+      return std::nullopt;
+    }
+  }
+  if (sp - above->start < arch::kRedZoneBytes + bytes + arch::kFrameAlignment) {
+    return std::nullopt;
+  }
+  const uint64_t at = sp - arch::kRedZoneBytes - bytes;
+  return RemotePtr(at / arch::kFrameAlignment * arch::kFrameAlignment);
+}
+
+RemoteThread::RemoteThread(const TargetMemory& memory, const arch::Gadgets& gadgets,
+                           const std::vector<Mapping>& maps, Deadline deadline)
+    : memory_(memory), gadgets_(gadgets) {
+  const pid_t pid = memory.pid();
+  if (has_shadow_stack(pid)) {
+    throw Error("INJECTION", pid, "", 0, "it uses a shadow stack, which forbids injected calls");
+  }
+  do {
+    const auto threads = list_threads(pid);
+    if (!threads || threads->empty()) {
+      throw_exited(pid);
+    }
+    for (const pid_t tid : *threads) {
+      if (try_thread(tid, maps, deadline)) {
+        return;
+      }
+    }
+    std::this_thread::sleep_for(kRetryPause);
+  } while (Clock::now() < deadline);
+  throw Error("INJECTION", pid, "", 0,
+              "no thread was on a stack with room for a return frame (goroutines, coroutines and "
+              "alternate stacks do not qualify)");
+}
+
+// True: the thread is stopped for us.
+bool RemoteThread::stop(Tracee* tracee, Deadline deadline) {
+  if (!tracee->seize(0) || !tracee->interrupt()) {
+    return false;
+  }
+  for (;;) {
+    switch (tracee->wait(deadline)) {
+      case Stop::kEvent:
+        return true;
+      case Stop::kGone:
+        return false;
+      case Stop::kTimeout:
+        throw Error("FREEZE_TIMEOUT", tracee->tid(), "", 0,
+                    "the thread did not stop in time: it is in an uninterruptible system call");
+      default:
+        tracee->resume();  // with the signal it was about to receive; our stop comes next
+    }
+  }
+}
+
+bool RemoteThread::try_thread(pid_t tid, const std::vector<Mapping>& maps, Deadline deadline) {
+  const pid_t pid = memory_.pid();
+  const auto status = read_thread_status(pid, tid);
+  if (!status || status->is_zombie() || status->state == 'D') {
+    return false;
+  }
+  Tracee tracee(tid);
+  stopped_since_ = Clock::now();
+  if (!stop(&tracee, std::max(deadline, Clock::now() + kCallLimit))) {
+    return false;
+  }
+  steps::at(steps::Step::kStopped);
+  if (!tracee.get_registers(&original_) || !tracee.get_signal_mask(&signal_mask_)) {
+    return false;
+  }
+  const auto xstate = tracee.extended_state();
+  if (arch::restart_if_merely_stopped(&original_)) {
+    tracee.set_registers(original_);
+  }
+  const auto room =
+      frame_room(maps, arch::stack_pointer(original_), arch::thread_pointer(original_),
+                 arch::return_frame_bytes(xstate.size()));
+  if (!room || xstate.empty() || in_restartable_sequence(&tracee, original_) ||
+      !gadgets_stand(memory_, gadgets_)) {
+    return false;
+  }
+  long options = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE;
+  if (status->seccomp_mode != 0) {
+    options |= abi::kPtraceSuspendSeccomp;
+  }
+  if (!tracee.set_options(options)) {
+    throw Error("INJECTION", pid, "ptrace", EPERM,
+                "it has a seccomp filter, and this caller may not suspend that (needs "
+                "CAP_SYS_ADMIN and no filter of its own)");
+  }
+  frame_ = *room;
+  const auto frame = arch::return_frame(frame_, original_, xstate, signal_mask_, gadgets_);
+  if (!memory_.write(frame_, frame.data(), frame.size())) {
+    return false;
+  }
+  steps::at(steps::Step::kFrameWritten);
+  tracee_.emplace(std::move(tracee));
+  return true;
+}
+
+// The kernel aborts a restartable sequence (rseq(2)) in which a thread was interrupted by looking
+// at its instruction pointer on the way back to user mode. An injected call would make it look at
+// the wrong place, and the sequence would go on as if nothing had happened.
+bool RemoteThread::in_restartable_sequence(Tracee* tracee, const arch::Registers& registers) {
+  const uint64_t area = tracee->rseq_address();
+  uint64_t descriptor = 0;
+  if (area == 0 ||
+      !memory_.read(RemotePtr(area) + offsetof(struct rseq, rseq_cs), &descriptor,
+                    sizeof descriptor) ||
+      descriptor == 0) {
+    return false;
+  }
+  rseq_cs sequence{};
+  if (!memory_.read(RemotePtr(descriptor), &sequence, sizeof sequence)) {
+    return true;
+  }
+  return arch::instruction_pointer(registers).value() - sequence.start_ip <
+         sequence.post_commit_offset;
+}
+
+void RemoteThread::advance_to_syscall_stop() {
+  const Deadline deadline = Clock::now() + kCallLimit;
+  for (;;) {
+    tracee_->resume_to_syscall();
+    switch (tracee_->wait(deadline)) {
+      case Stop::kSyscall:
+        return;
+      case Stop::kClone:
+        cloned_ = static_cast<pid_t>(tracee_->event_message());
+        steps::at(steps::Step::kCloned);
+        break;
+      case Stop::kSignal:
+        // Only SIGSTOP cannot be blocked. It is sent anew when the thread is back to itself.
+        deferred_signal_ = tracee_->take_signal();
+        break;
+      case Stop::kEvent:
+        break;
+      case Stop::kGone:
+        throw_exited(memory_.pid());
+      case Stop::kTimeout:
+        throw Error("FREEZE_TIMEOUT", memory_.pid(), "", 0, "an injected call did not return");
+    }
+  }
+}
+
+int64_t RemoteThread::call(const arch::Call& call) {
+  const sys::RemoteFault fault = sys::remote_fault(call.number);
+  if (fault.errnum != 0) {
+    return -fault.errnum;
+  }
+  for (int repeats = 0;; ++repeats) {
+    if (!tracee_->set_registers(arch::registers_for_call(original_, gadgets_, call, frame_))) {
+      throw_exited(memory_.pid());
+    }
+    changed_ = true;
+    steps::at(steps::Step::kRegistersSet);
+    tracee_->set_signal_mask(kAllSignals);
+    steps::at(steps::Step::kSignalsBlocked);
+    advance_to_syscall_stop();
+    steps::at(steps::Step::kCallEntered);
+    advance_to_syscall_stop();
+    steps::at(steps::Step::kCallLeft);
+    arch::Registers after{};
+    if (!tracee_->get_registers(&after)) {
+      throw_exited(memory_.pid());
+    }
+    const int64_t result = arch::call_result(after);
+    if (result != kMakeAgain || repeats == kMostRepeats) {
+      return result;
+    }
+  }
+}
+
+pid_t RemoteThread::clone(uint64_t flags, RemotePtr stack) {
+  arch::Call request;
+  request.number = SYS_clone;
+  request.args[0] = flags;
+  request.args[1] = stack.value();
+  cloned_ = 0;
+  const int64_t result = call(request);
+  if (result < 0 || cloned_ == 0) {
+    throw Error("INJECTION", memory_.pid(), "clone", static_cast<int>(-result),
+                "no helper could be started in it (a limit on its processes?)");
+  }
+  // The event names the child in our pid namespace; the call's result does so in the target's.
+  return cloned_;
+}
+
+void RemoteThread::put_back() {
+  if (changed_) {
+    // The thread is at the exit of a call. Interrupted system calls restart only on the path that
+    // looks for signals, so it must be there when it gets its registers back.
+    tracee_->interrupt();
+    const Deadline deadline = Clock::now() + kCallLimit;
+    for (bool there = false; !there;) {
+      tracee_->resume();
+      switch (tracee_->wait(deadline)) {
+        case Stop::kEvent:
+          there = true;
+          break;
+        case Stop::kSignal:
+          deferred_signal_ = tracee_->take_signal();
+          break;
+        case Stop::kGone:
+        case Stop::kTimeout:
+          return;
+        default:
+          break;
+      }
+    }
+    tracee_->set_signal_mask(signal_mask_);
+    steps::at(steps::Step::kMaskReturned);
+  }
+  tracee_->set_registers(original_);
+  steps::at(steps::Step::kPutBack);
+}
+
+RemoteThread::~RemoteThread() {
+  if (tracee_->stopped()) {
+    put_back();
+  }
+  if (tracee_->stopped()) {
+    tracee_->detach();
+  }
+  if (deferred_signal_ != 0) {
+    kill(memory_.pid(), deferred_signal_);
+  }
+}
+
+}  // namespace sluice

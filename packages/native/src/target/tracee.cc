@@ -1,0 +1,209 @@
+#include "target/tracee.h"
+
+#include <elf.h>
+#include <linux/ptrace.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include <cerrno>
+
+#include "base/error.h"
+#include "kernel/proc_status.h"
+#include "kernel/syscalls.h"
+
+namespace sluice {
+namespace {
+
+constexpr int kEagerLooks = 2000;
+constexpr timespec kPause{0, 100'000};
+
+// Enough for every state component known today, with AMX 11 KiB.
+constexpr size_t kMostXstateBytes = 16384;
+
+[[noreturn]] void throw_refused(pid_t tid, int err) {
+  const auto status = read_status(tid);
+  if (status && status->tracer_pid != 0) {
+    throw Error("ALREADY_TRACED", tid, "ptrace", err,
+                "process " + std::to_string(status->tracer_pid) + " traces it already");
+  }
+  throw Error("PERMISSION", tid, "ptrace", err, "the kernel refuses to let it be traced");
+}
+
+}  // namespace
+
+void LookPacer::pause() {
+  if (++looks_ < kEagerLooks) {
+    sched_yield();
+  } else {
+    nanosleep(&kPause, nullptr);
+  }
+}
+
+Tracee::~Tracee() {
+  if (attached_ && stopped_) {
+    detach();
+  }
+}
+
+Tracee::Tracee(Tracee&& other) noexcept
+    : tid_(other.tid_),
+      attached_(std::exchange(other.attached_, false)),
+      stopped_(std::exchange(other.stopped_, false)),
+      signal_(other.signal_) {}
+
+bool Tracee::request(long request, long address, long data) {
+  return sys::call(SYS_ptrace, request, tid_, address, data) >= 0;
+}
+
+bool Tracee::seize(long options) {
+  const long result = sys::call(SYS_ptrace, PTRACE_SEIZE, tid_, 0, options);
+  if (result == -ESRCH) {
+    return false;
+  }
+  if (result < 0) {
+    const auto status = read_status(tid_);
+    if (!status || status->is_zombie()) {
+      return false;
+    }
+    throw_refused(tid_, static_cast<int>(-result));
+  }
+  attached_ = true;
+  return true;
+}
+
+void Tracee::adopt() { attached_ = true; }
+
+bool Tracee::interrupt() { return request(PTRACE_INTERRUPT, 0, 0); }
+
+Stop Tracee::on_status(int status) {
+  if (WIFEXITED(status) || WIFSIGNALED(status)) {
+    attached_ = false;
+    stopped_ = false;
+    return Stop::kGone;
+  }
+  stopped_ = true;
+  const int stop_signal = WSTOPSIG(status);
+  switch (status >> 16) {
+    case PTRACE_EVENT_STOP:
+      return Stop::kEvent;
+    case PTRACE_EVENT_CLONE:
+      return Stop::kClone;
+    default:
+      break;
+  }
+  if (stop_signal == (SIGTRAP | 0x80)) {
+    return Stop::kSyscall;
+  }
+  signal_ = stop_signal;
+  return Stop::kSignal;
+}
+
+Stop Tracee::poll() {
+  int status = 0;
+  const long result = sys::call_restarting(SYS_wait4, tid_, &status, __WALL | WNOHANG, nullptr);
+  if (result == tid_) {
+    return on_status(status);
+  }
+  if (result < 0) {
+    attached_ = false;
+    return Stop::kGone;
+  }
+  return Stop::kTimeout;
+}
+
+Stop Tracee::wait(Deadline deadline) {
+  LookPacer pacer;
+  for (;;) {
+    const Stop stop = poll();
+    if (stop != Stop::kTimeout || Clock::now() >= deadline) {
+      return stop;
+    }
+    pacer.pause();
+  }
+}
+
+Stop Tracee::wait_blocking() {
+  int status = 0;
+  if (sys::call_restarting(SYS_wait4, tid_, &status, __WALL, nullptr) != tid_) {
+    attached_ = false;
+    stopped_ = false;
+    return Stop::kGone;
+  }
+  return on_status(status);
+}
+
+void Tracee::wait_gone() {
+  while (wait_blocking() != Stop::kGone) {
+  }
+}
+
+bool Tracee::get_registers(arch::Registers* registers) {
+  iovec vector{registers, sizeof *registers};
+  return request(PTRACE_GETREGSET, NT_PRSTATUS, reinterpret_cast<long>(&vector));
+}
+
+bool Tracee::set_registers(const arch::Registers& registers) {
+  arch::Registers copy = registers;
+  iovec vector{&copy, sizeof copy};
+  return request(PTRACE_SETREGSET, NT_PRSTATUS, reinterpret_cast<long>(&vector));
+}
+
+std::vector<uint8_t> Tracee::extended_state() {
+  std::vector<uint8_t> state(kMostXstateBytes);
+  iovec vector{state.data(), state.size()};
+  if (!request(PTRACE_GETREGSET, NT_X86_XSTATE, reinterpret_cast<long>(&vector))) {
+    return {};
+  }
+  state.resize(vector.iov_len);
+  return state;
+}
+
+bool Tracee::get_signal_mask(uint64_t* mask) {
+  return request(PTRACE_GETSIGMASK, sizeof *mask, reinterpret_cast<long>(mask));
+}
+
+bool Tracee::set_signal_mask(uint64_t mask) {
+  return request(PTRACE_SETSIGMASK, sizeof mask, reinterpret_cast<long>(&mask));
+}
+
+bool Tracee::set_options(long options) { return request(PTRACE_SETOPTIONS, 0, options); }
+
+uint64_t Tracee::event_message() {
+  unsigned long message = 0;
+  request(PTRACE_GETEVENTMSG, 0, reinterpret_cast<long>(&message));
+  return message;
+}
+
+uint64_t Tracee::rseq_address() {
+  ptrace_rseq_configuration configuration{};
+  return request(PTRACE_GET_RSEQ_CONFIGURATION, sizeof configuration,
+                 reinterpret_cast<long>(&configuration))
+             ? configuration.rseq_abi_pointer
+             : 0;
+}
+
+bool Tracee::resume() {
+  stopped_ = false;
+  return request(PTRACE_CONT, 0, std::exchange(signal_, 0));
+}
+
+bool Tracee::resume_to_syscall() {
+  stopped_ = false;
+  return request(PTRACE_SYSCALL, 0, std::exchange(signal_, 0));
+}
+
+bool Tracee::single_step() {
+  stopped_ = false;
+  return request(PTRACE_SINGLESTEP, 0, std::exchange(signal_, 0));
+}
+
+bool Tracee::detach() {
+  stopped_ = false;
+  attached_ = false;
+  return request(PTRACE_DETACH, 0, std::exchange(signal_, 0));
+}
+
+}  // namespace sluice

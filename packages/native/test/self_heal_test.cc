@@ -1,0 +1,181 @@
+// The dumper dies at each step of its work in a thread that has something in every register: the
+// thread must find its own way back, as if nobody had been there.
+#include <time.h>
+
+#include "check.h"
+#include "hold.h"
+#include "kernel/proc_status.h"
+#include "rig.h"
+#include "tools.h"
+
+namespace sluice::test {
+namespace {
+
+using steps::Step;
+
+struct Death {
+  const char* name;
+  Step step;
+  int times;
+};
+constexpr Death kDeaths[] = {
+    {"stopped", Step::kStopped, 1},
+    {"frame written", Step::kFrameWritten, 1},
+    {"registers set", Step::kRegistersSet, 1},
+    {"signals blocked", Step::kSignalsBlocked, 1},
+    {"at the entry", Step::kCallEntered, 1},
+    {"at the exit", Step::kCallLeft, 1},
+    {"between calls", Step::kRegistersSet, 2},
+    {"at a later exit", Step::kCallLeft, 3},
+    {"mask returned", Step::kMaskReturned, 1},
+    {"put back", Step::kPutBack, 1},
+};
+
+void three_calls(Rig& rig) {
+  const auto thread = rig.stop_thread();
+  for (int i = 0; i < 3; ++i) {
+    thread->call(make_call(SYS_getppid));
+  }
+}
+
+struct Report {
+  char wrong[512];
+};
+
+// A child that spins with its registers full.
+class Spinner {
+ public:
+  explicit Spinner(uint64_t seed, bool with_tiles = false)
+      : child_(
+            [] {},
+            [this, seed, with_tiles] {
+              const std::string wrong = hold_and_spin(seed, with_tiles);
+              wrong.copy(report_->wrong, sizeof report_->wrong - 1);
+              return wrong.empty() ? 0 : 1;
+            }),
+        memory_(child_.pid()),
+        mask_(status_line(child_.pid(), "SigBlk")) {
+    wait_spinning(memory_);
+  }
+  pid_t pid() const { return child_.pid(); }
+  void check(const char* after) {
+    wait_spinning(memory_);
+    CHECK_EQ(read_status(pid())->tracer_pid, 0);
+    CHECK_EQ(status_line(pid(), "SigBlk"), mask_);
+    stop_spinning(memory_);
+    const int result = child_.finish();
+    if (result != 0) {
+      throw Failure{__FILE__, __LINE__,
+                    std::string(after) + ", changed:" + report_->wrong + ", exit " +
+                        std::to_string(result)};
+    }
+  }
+
+ private:
+  Shared<Report> report_;
+  Child child_;
+  TargetMemory memory_;
+  std::string mask_;
+};
+
+}  // namespace
+
+TEST(self_heal_nobody_there) { Spinner(1).check("nothing done"); }
+
+// That what the other tests rely on can fail.
+TEST(self_heal_would_see_a_changed_register) {
+  for (const int what : {0, 1, 2}) {
+    Shared<Report> report;
+    Child child([] {},
+                [&] {
+                  const std::string wrong = hold_and_spin(3);
+                  wrong.copy(report->wrong, sizeof report->wrong - 1);
+                  return 0;
+                });
+    const TargetMemory memory(child.pid());
+    wait_spinning(memory);
+    TracerTask task;
+    task.run([&] {
+      Tracee tracee(child.pid());
+      CHECK(tracee.seize(0) && tracee.interrupt());
+      CHECK(tracee.wait(far_off()) == Stop::kEvent);
+      arch::Registers registers{};
+      CHECK(tracee.get_registers(&registers));
+      const uint64_t red_zone = 1;
+      switch (what) {
+        case 0:
+          registers.r13 ^= 1;
+          tracee.set_registers(registers);
+          break;
+        case 1:
+          registers.eflags ^= 1;
+          tracee.set_registers(registers);
+          break;
+        default:
+          CHECK(memory.write(RemotePtr(registers.rsp - 120), &red_zone, sizeof red_zone));
+      }
+      tracee.detach();
+    });
+    if (what == 2) {
+      stop_spinning(memory);
+    }
+    child.finish();
+    CHECK(std::string(report->wrong) != "");
+  }
+}
+
+TEST(self_heal_while_spinning) {
+  const AdoptsOrphans adopts;
+  for (const Death& death : kDeaths) {
+    Spinner spinner(static_cast<uint64_t>(death.times) + 10);
+    DyingDumper(spinner.pid(), death.step, death.times, three_calls).wait_dead();
+    spinner.check(death.name);
+  }
+}
+
+TEST(self_heal_with_tile_registers) {
+  const AdoptsOrphans adopts;
+  for (const Death& death : {kDeaths[3], kDeaths[5]}) {
+    Spinner spinner(20, true);
+    DyingDumper(spinner.pid(), death.step, death.times, three_calls).wait_dead();
+    spinner.check(death.name);
+  }
+}
+
+TEST(self_heal_is_not_needed_where_the_dumper_lives) {
+  Spinner spinner(30);
+  Rig rig(spinner.pid());
+  for (int i = 0; i < 100; ++i) {
+    CHECK_EQ(rig.in_thread([](RemoteThread& t) { return t.call(make_call(SYS_getpid)); }),
+             spinner.pid());
+  }
+  spinner.check("100 attaches");
+}
+
+// Not at a chosen step but anywhere, again and again in the same target.
+TEST(self_heal_at_any_instant) {
+  const AdoptsOrphans adopts;
+  Spinner spinner(40);
+  Random random(5);
+  for (int i = 0; i < 40; ++i) {
+    Shared<std::atomic<int>> rounds;
+    Child dumper([] {},
+                 [&]() -> int {
+                   Rig rig(spinner.pid());
+                   for (;;) {
+                     rig.task.run([&] { three_calls(rig); });
+                     ++*rounds;
+                   }
+                 });
+    wait_until("the dumper works", [&] { return rounds->load() > 0; });
+    const timespec pause{0, static_cast<long>(below(random, 500'000))};
+    ::nanosleep(&pause, nullptr);
+    ::kill(dumper.pid(), SIGKILL);
+    CHECK_EQ(dumper.finish(), 1000 + SIGKILL);
+    CHECK(::waitpid(-1, nullptr, __WALL) > 0);  // its tracer task
+    wait_until("the target is let go", [&] { return read_status(spinner.pid())->tracer_pid == 0; });
+  }
+  spinner.check("40 deaths");
+}
+
+}  // namespace sluice::test
