@@ -1,0 +1,106 @@
+/** The threads of one session: control and lanes, pinned, and a pool of drains. */
+import { SHARE_ENV } from 'node:worker_threads';
+import type { Addon } from '@sluice/native';
+import { Piscina } from 'piscina';
+import { fromWire, WorkerDiedError } from './error_transport.js';
+import { PinnedWorker } from './pinned_worker.js';
+import type { DrainOp, Outcome } from './protocol.js';
+
+const ENTRY = new URL('./entry.js', import.meta.url).href;
+
+/** Runs calls on whichever drain worker is free. */
+export interface DrainPool {
+  /** @throws What the addon throws; `WorkerDiedError` if the thread died. */
+  call<Op extends DrainOp>(op: Op, ...args: Parameters<Addon[Op]>): Promise<ReturnType<Addon[Op]>>;
+}
+
+/** All threads of one session. */
+export interface Crew {
+  readonly control: PinnedWorker;
+  readonly lanes: readonly PinnedWorker[];
+  readonly drains: DrainPool;
+  /**
+   * Ends all threads. Waits for calls that still run in native code: cancel the session first.
+   * Never rejects.
+   */
+  close(): Promise<void>;
+}
+
+/**
+ * Starts `lanes` + `drains` + 1 threads. They keep the process alive only while calls run or the
+ * pinned ones are not closed.
+ *
+ * @throws `WorkerDiedError` if a thread cannot be started at all.
+ */
+export function createCrew({ lanes, drains }: { lanes: number; drains: number }): Crew {
+  const pinnedPool = startPool('pinned', lanes + 1);
+  let drainPool: Piscina;
+  try {
+    drainPool = startPool('drain', drains);
+  } catch (error) {
+    void pinnedPool.destroy();
+    throw error;
+  }
+  const pin = (role: string) =>
+    new PinnedWorker(role, (port) => pinnedPool.run({ port }, { transferList: [port] }));
+  const control = pin('control');
+  const pinnedLanes = Array.from({ length: lanes }, (_, lane) => pin(`lane ${lane}`));
+  let closed = false;
+  return {
+    control,
+    lanes: pinnedLanes,
+    drains: {
+      async call(op, ...args) {
+        // A pool that was destroyed would start new workers for a new task.
+        if (closed) throw new WorkerDiedError('drain', 'it was ended');
+        return callDrain(drainPool, op, args);
+      },
+    },
+    async close() {
+      closed = true;
+      await Promise.all([control, ...pinnedLanes].map((worker) => worker.end()));
+      await Promise.all([pinnedPool.destroy(), drainPool.destroy()]);
+    },
+  };
+}
+
+function startPool(name: 'pinned' | 'drain', threads: number): Piscina {
+  try {
+    const pool = new Piscina({
+      filename: ENTRY,
+      name,
+      minThreads: threads,
+      maxThreads: threads,
+      // Idle workers sleep in the event loop, where a pinned task can take messages.
+      atomics: 'disabled',
+      // They run a few lines of JavaScript: a full-size heap per thread would be waste.
+      resourceLimits: { maxOldGenerationSizeMb: 32, maxYoungGenerationSizeMb: 1 },
+      env: SHARE_ENV,
+      // Flags meant for the main program, like --inspect or --import, have no use here.
+      execArgv: [],
+      argv: [],
+      trackUnmanagedFds: false,
+      recordTiming: false,
+    });
+    // The death of a worker without a task; it shows in the next call, if there is one.
+    pool.on('error', () => {});
+    return pool;
+  } catch (cause) {
+    throw new WorkerDiedError(name, cause);
+  }
+}
+
+async function callDrain<Op extends DrainOp>(
+  pool: Piscina,
+  op: Op,
+  args: Parameters<Addon[Op]>,
+): Promise<ReturnType<Addon[Op]>> {
+  let outcome: Outcome;
+  try {
+    outcome = await pool.run({ op, args });
+  } catch (cause) {
+    throw new WorkerDiedError('drain', cause);
+  }
+  if (!outcome.ok) throw fromWire(outcome.error);
+  return outcome.value as ReturnType<Addon[Op]>;
+}
