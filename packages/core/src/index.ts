@@ -1,0 +1,42 @@
+/** The public API of Sluice. What is not named here may change at any time. */
+export {
+  type Check,
+  inspectSystem,
+  inspectTarget,
+  type SystemReport,
+  type TargetReport,
+} from './capabilities.js';
+export type { DumpTrace } from './diagnostics.js';
+export {
+  AbortError,
+  ERRORS,
+  type ErrorEntry,
+  SluiceError,
+  type SluiceErrorCode,
+  type SluiceErrorDetails,
+} from './errors.js';
+export {
+  type Image,
+  type Manifest,
+  type ManifestLeftOut,
+  type ManifestProcess,
+  type ManifestRound,
+  type ManifestShard,
+  type ManifestThread,
+  type ManifestVma,
+  type OpenImageOptions,
+  openImage,
+  type PageRun,
+  type VerifyOptions,
+  type VerifyResult,
+} from './image/index.js';
+export type { DumpRun } from './session/dump_run.js';
+export type { DumpOptions, Logger, TargetOptions } from './session/options.js';
+export type {
+  DumpPhase,
+  DumpProgress,
+  DumpResult,
+  LeftOut,
+  RoundResult,
+} from './session/result.js';
+export { dumpProcess, openTarget, type Target } from './session/target.js';

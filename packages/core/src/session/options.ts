@@ -1,0 +1,196 @@
+/** What a caller may ask of a dump, checked before anything is touched. */
+import { availableParallelism } from 'node:os';
+import * as v from 'valibot';
+import { SluiceError } from '../errors.js';
+
+/** A logger of pino's shape; any of the functions may be missing. */
+export interface Logger {
+  debug?(fields: object, message: string): void;
+  info?(fields: object, message: string): void;
+  warn?(fields: object, message: string): void;
+  error?(fields: object, message: string): void;
+}
+
+/** Options of `openTarget`. */
+export interface TargetOptions {
+  /** For all dumps of this target that name no logger of their own. */
+  logger?: Logger | undefined;
+}
+
+/** Options of a dump. Only `dir` has no default. */
+export interface DumpOptions {
+  /** Directory for the image. Must not exist, or be empty. */
+  dir: string;
+  /** Threads that capture, 1 to 64. Default: one per CPU, at most 4. */
+  lanes?: number | undefined;
+  /** Threads that write, and shards, 1 to 64. Default: one per CPU, at most 2. */
+  drains?: number | undefined;
+  /** How pages are taken from the target. Default `auto`: vmsplice where it works. */
+  capture?: 'auto' | 'vmsplice' | 'read' | undefined;
+  /** How shards are written. Default `auto`: O_DIRECT where the file system takes it. */
+  io?: 'auto' | 'direct' | 'buffered' | undefined;
+  /** Checksum of the shards. Default `crc32c`. */
+  checksum?: 'crc32c' | 'none' | undefined;
+  /** Most bytes pinned at once on their way to the shards, 1 MiB to 1 GiB. Default 64 MiB. */
+  budgetBytes?: number | undefined;
+  /** Give up when not all threads stand still after this time, 1 to 60,000. Default 1000. */
+  freezeTimeoutMs?: number | undefined;
+  /** Ends the dump: it rejects with `AbortError` after the target runs again. */
+  signal?: AbortSignal | undefined;
+  logger?: Logger | undefined;
+}
+
+/** Options with all defaults filled in. */
+export interface ResolvedDumpOptions {
+  dir: string;
+  lanes: number;
+  drains: number;
+  capture: 'auto' | 'vmsplice' | 'read';
+  io: 'auto' | 'direct' | 'buffered';
+  checksum: 'crc32c' | 'none';
+  budgetBytes: number;
+  freezeTimeoutMs: number;
+  signal: AbortSignal | undefined;
+  logger: Logger | undefined;
+}
+
+const MEBI = 1024 * 1024;
+const GIBI = 1024 * MEBI;
+const HIGHEST_PID = 2 ** 22;
+
+const LOGGER_FUNCTIONS = ['debug', 'info', 'warn', 'error'] as const;
+
+/** A whole number in a range. */
+function whole(least: number, most: number) {
+  return v.pipe(
+    v.number(),
+    v.integer(),
+    v.minValue(least),
+    v.maxValue(most),
+    v.description(`a whole number from ${least} to ${most}`),
+  );
+}
+
+function oneOf<const Choices extends readonly string[]>(...choices: Choices) {
+  return v.pipe(
+    v.picklist(choices),
+    v.description(`one of ${choices.map((choice) => `"${choice}"`).join(', ')}`),
+  );
+}
+
+const pid = whole(1, HIGHEST_PID);
+
+const logger = v.pipe(
+  v.custom<Logger>(isLogger),
+  v.description('a logger with functions like warn'),
+);
+
+const targetFields = { logger: v.optional(logger) };
+
+const dumpFields = {
+  dir: v.pipe(v.string(), v.minLength(1), v.check(hasNoNul), v.description('a path')),
+  lanes: v.optional(whole(1, 64), () => Math.min(4, availableParallelism())),
+  drains: v.optional(whole(1, 64), () => Math.min(2, availableParallelism())),
+  capture: v.optional(oneOf('auto', 'vmsplice', 'read'), 'auto'),
+  io: v.optional(oneOf('auto', 'direct', 'buffered'), 'auto'),
+  checksum: v.optional(oneOf('crc32c', 'none'), 'crc32c'),
+  budgetBytes: v.optional(whole(MEBI, GIBI), 64 * MEBI),
+  freezeTimeoutMs: v.optional(whole(1, 60_000), 1000),
+  signal: v.optional(v.pipe(v.custom<AbortSignal>(isSignal), v.description('an AbortSignal'))),
+  logger: v.optional(logger),
+};
+
+/**
+ * Checks a pid.
+ *
+ * @throws `ERR_SLUICE_OPTION`
+ */
+export function checkPid(value: unknown): number {
+  const result = v.safeParse(pid, value);
+  if (!result.success) refuse('pid', v.getDescription(pid), value);
+  return result.output;
+}
+
+/**
+ * Checks the options of `openTarget`.
+ *
+ * @throws `ERR_SLUICE_OPTION`, naming the option, what was expected and what came.
+ */
+export function resolveTargetOptions(value: unknown): TargetOptions {
+  return parse(v.strictObject(targetFields), value);
+}
+
+/**
+ * Checks the options of a dump and fills in the defaults.
+ *
+ * @throws `ERR_SLUICE_OPTION`, naming the option, what was expected and what came.
+ */
+export function resolveDumpOptions(value: unknown): ResolvedDumpOptions {
+  const { signal, logger, ...rest } = parse(v.strictObject(dumpFields), value);
+  return { ...rest, signal, logger };
+}
+
+type Fields = Record<string, v.GenericSchema>;
+
+function parse<const T extends Fields>(
+  schema: v.StrictObjectSchema<T, undefined>,
+  value: unknown,
+): v.InferOutput<v.StrictObjectSchema<T, undefined>> {
+  const result = v.safeParse(schema, value, { abortEarly: true });
+  if (result.success) return result.output;
+  const [issue] = result.issues;
+  const key = issue.path?.[0]?.key;
+  if (typeof key !== 'string') {
+    throw new SluiceError(
+      'ERR_SLUICE_OPTION',
+      `Options: expected an object, got ${describe(value)}`,
+    );
+  }
+  const field = Object.hasOwn(schema.entries, key) ? schema.entries[key] : undefined;
+  if (field === undefined) {
+    const known = Object.keys(schema.entries).join(', ');
+    throw new SluiceError('ERR_SLUICE_OPTION', `Unknown option "${key}": expected one of ${known}`);
+  }
+  const got = (value as Record<string, unknown>)[key];
+  return refuse(`option "${key}"`, descriptionOf(field), got);
+}
+
+function descriptionOf(field: v.GenericSchema): string | undefined {
+  const inner = 'wrapped' in field ? (field.wrapped as v.GenericSchema) : field;
+  return v.getDescription(inner);
+}
+
+function refuse(what: string, expected: string | undefined, got: unknown): never {
+  const subject = what.charAt(0).toUpperCase() + what.slice(1);
+  throw new SluiceError(
+    'ERR_SLUICE_OPTION',
+    `${subject}: expected ${expected ?? 'another value'}, got ${describe(got)}`,
+  );
+}
+
+function describe(value: unknown): string {
+  if (value === undefined || value === null) return String(value);
+  if (typeof value === 'string') return JSON.stringify(value.slice(0, 80));
+  if (typeof value === 'number' || typeof value === 'boolean') return String(value);
+  if (typeof value === 'bigint') return `${value}n`;
+  return Array.isArray(value) ? 'an array' : `a value of type ${typeof value}`;
+}
+
+function isLogger(value: unknown): boolean {
+  if (typeof value !== 'object' || value === null) return false;
+  const candidate = value as Record<string, unknown>;
+  return LOGGER_FUNCTIONS.every((name) =>
+    ['undefined', 'function'].includes(typeof candidate[name]),
+  );
+}
+
+/** By shape and not by class: signals of other realms and of polyfills serve as well. */
+function isSignal(value: unknown): boolean {
+  if (typeof value !== 'object' || value === null) return false;
+  const { aborted, addEventListener } = value as Record<string, unknown>;
+  return typeof aborted === 'boolean' && typeof addEventListener === 'function';
+}
+
+function hasNoNul(path: string): boolean {
+  return !path.includes('\0');
+}

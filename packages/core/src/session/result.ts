@@ -1,0 +1,89 @@
+/**
+ * What a dump returns. The names are those of the command's JSON output, in the style that people know
+ * from CRIU; all of it can go through `JSON.stringify`. Times are in microseconds.
+ */
+
+/** A range of addresses whose bytes the image does not hold. */
+export interface LeftOut {
+  /** First address, as in `0x7f0000000000`. */
+  start: string;
+  /** Address after the last byte. */
+  end: string;
+  reason: string;
+}
+
+/** One pass over the target. */
+export interface RoundResult {
+  kind: 'final';
+  pages_written: number;
+  bytes_written: number;
+  pages_scanned: number;
+  freezing_time: number;
+  frozen_time: number;
+  memdump_time: number;
+  memwrite_time: number;
+}
+
+export interface DumpResult {
+  pid: number;
+  /** The directory of the image, as it was given. */
+  dir: string;
+  /** Pages stored in the shards. */
+  pages_written: number;
+  /** Bytes of all shards. */
+  bytes_written: number;
+  /** Existing pages that were looked at. */
+  pages_scanned: number;
+  /** Pages left to an earlier image; none as yet. */
+  pages_skipped_parent: number;
+  /** Pages that are mapped several times and stored once. */
+  pages_aliased: number;
+  /** From the first thread interrupted until all stood still. */
+  freezing_time: number;
+  /** From the first thread stopped until the last one was resumed: the pause that the target saw. */
+  frozen_time: number;
+  /** Inside the freeze: until the last page was taken. */
+  memdump_time: number;
+  /** Inside the freeze: until the last page was written. */
+  memwrite_time: number;
+  /** Taking the target under watch and starting the helpers; it runs meanwhile. */
+  attach_time: number;
+  /** How long single threads of the target were stopped for that, in sum. */
+  attach_stopped_time: number;
+  /** Longest of the shards; they are checksummed beside each other, after the freeze. */
+  checksum_time: number;
+  /** Longest of the shards. */
+  sync_time: number;
+  /** From the call until the image was published. */
+  total_time: number;
+  /** Backend that was used. */
+  capture: 'vmsplice' | 'read';
+  /** Why `auto` did not take vmsplice, or ``. */
+  capture_reason: string;
+  io: 'direct' | 'buffered';
+  /** Why `auto` did not take direct, or ``. */
+  io_reason: string;
+  checksum: 'crc32c' | 'none';
+  lanes: number;
+  /** Number of shard files. */
+  shards: number;
+  /** Most bytes that were pinned on their way at one time. */
+  pinned_peak_bytes: number;
+  left_out: LeftOut[];
+  /** Notes for people: what was done differently than hoped. */
+  warnings: string[];
+  rounds: RoundResult[];
+}
+
+/** Where a dump stands, in the order in which it happens. */
+export type DumpPhase = 'attach' | 'open' | 'capture' | 'seal' | 'publish';
+
+export interface DumpProgress {
+  phase: DumpPhase;
+  /** Pages that the survey found: what `pagesCaptured` will come near to; 0 before it. */
+  pagesExpected: number;
+  pagesCaptured: number;
+  bytesDrained: number;
+  /** Since the start of the dump, milliseconds. */
+  elapsedMs: number;
+}

@@ -1,0 +1,125 @@
+import { availableParallelism } from 'node:os';
+import { describe, expect, it } from 'vitest';
+import {
+  checkPid,
+  resolveDumpOptions,
+  resolveTargetOptions,
+} from '../../../packages/core/dist/session/options.js';
+
+function messageOf(run: () => unknown): string {
+  try {
+    run();
+  } catch (error) {
+    expect(error).toMatchObject({ code: 'ERR_SLUICE_OPTION' });
+    return (error as Error).message;
+  }
+  throw new Error('nothing was thrown');
+}
+
+describe('resolveDumpOptions', () => {
+  it('fills in the defaults', () => {
+    expect(resolveDumpOptions({ dir: 'image' })).toEqual({
+      dir: 'image',
+      lanes: Math.min(4, availableParallelism()),
+      drains: Math.min(2, availableParallelism()),
+      capture: 'auto',
+      io: 'auto',
+      checksum: 'crc32c',
+      budgetBytes: 64 * 1024 * 1024,
+      freezeTimeoutMs: 1000,
+      signal: undefined,
+      logger: undefined,
+    });
+  });
+
+  it('takes undefined for an option that was not given', () => {
+    expect(resolveDumpOptions({ dir: 'image', lanes: undefined, io: undefined })).toEqual(
+      resolveDumpOptions({ dir: 'image' }),
+    );
+  });
+
+  it('takes signals and loggers by their shape', () => {
+    const { signal } = new AbortController();
+    const logger = { warn() {} };
+    const resolved = resolveDumpOptions({ dir: 'image', signal, logger });
+    expect(resolved.signal).toBe(signal);
+    expect(resolved.logger).toBe(logger);
+  });
+
+  it.each([
+    [undefined, 'Options: expected an object, got undefined'],
+    [{}, 'Option "dir": expected a path, got undefined'],
+    [{ dir: '' }, 'Option "dir": expected a path, got ""'],
+    [{ dir: 'a\0b' }, 'Option "dir": expected a path, got "a\\u0000b"'],
+    [{ dir: 'x', lanes: 0 }, 'Option "lanes": expected a whole number from 1 to 64, got 0'],
+    [{ dir: 'x', lanes: 65 }, 'Option "lanes": expected a whole number from 1 to 64, got 65'],
+    [{ dir: 'x', drains: 1.5 }, 'Option "drains": expected a whole number from 1 to 64, got 1.5'],
+    [
+      { dir: 'x', lanes: Number.NaN },
+      'Option "lanes": expected a whole number from 1 to 64, got NaN',
+    ],
+    [{ dir: 'x', lanes: '4' }, 'Option "lanes": expected a whole number from 1 to 64, got "4"'],
+    [
+      { dir: 'x', capture: 'mmap' },
+      'Option "capture": expected one of "auto", "vmsplice", "read", got "mmap"',
+    ],
+    [{ dir: 'x', io: null }, 'Option "io": expected one of "auto", "direct", "buffered", got null'],
+    [
+      { dir: 'x', checksum: 'md5' },
+      'Option "checksum": expected one of "crc32c", "none", got "md5"',
+    ],
+    [
+      { dir: 'x', budgetBytes: 1n },
+      'Option "budgetBytes": expected a whole number from 1048576 to 1073741824, got 1n',
+    ],
+    [
+      { dir: 'x', freezeTimeoutMs: -1 },
+      'Option "freezeTimeoutMs": expected a whole number from 1 to 60000, got -1',
+    ],
+    [
+      { dir: 'x', signal: {} },
+      'Option "signal": expected an AbortSignal, got a value of type object',
+    ],
+    [
+      { dir: 'x', logger: { warn: 1 } },
+      'Option "logger": expected a logger with functions like warn, got a value of type object',
+    ],
+  ])('refuses case %#', (options, message) => {
+    expect(messageOf(() => resolveDumpOptions(options))).toBe(message);
+  });
+
+  it('names an unknown option and those it knows', () => {
+    expect(messageOf(() => resolveDumpOptions({ dir: 'x', lane: 2 }))).toBe(
+      'Unknown option "lane": expected one of dir, lanes, drains, capture, io, checksum, ' +
+        'budgetBytes, freezeTimeoutMs, signal, logger',
+    );
+    expect(messageOf(() => resolveDumpOptions(JSON.parse('{"dir":"x","__proto__":1}')))).toMatch(
+      /^Unknown option "__proto__"/,
+    );
+    expect(messageOf(() => resolveDumpOptions({ dir: 'x', toString: 1 }))).toMatch(
+      /^Unknown option "toString"/,
+    );
+  });
+});
+
+describe('resolveTargetOptions', () => {
+  it('knows only the logger', () => {
+    expect(resolveTargetOptions({})).toEqual({});
+    expect(messageOf(() => resolveTargetOptions({ dir: 'x' }))).toBe(
+      'Unknown option "dir": expected one of logger',
+    );
+  });
+});
+
+describe('checkPid', () => {
+  it.each([0, -1, 1.5, Number.NaN, 2 ** 22 + 1, '1', undefined, null, 1n])(
+    'refuses case %#',
+    (pid) => {
+      expect(messageOf(() => checkPid(pid))).toMatch(/^Pid: expected a whole number from 1 to/);
+    },
+  );
+
+  it('takes a pid', () => {
+    expect(checkPid(1)).toBe(1);
+  });
+});
