@@ -183,6 +183,7 @@ void DumpSession::control_capture() {
 
 void DumpSession::capture_frozen() {
   const auto limit = std::chrono::milliseconds(options_.freeze_timeout_ms);
+  wait_until_stoppable(options_.pid, Clock::now() + limit);
   frozen_.store(true, std::memory_order_relaxed);
   Freeze freeze(options_.pid, tracer_->pid(), Clock::now() + limit);
   if (program_stamp() != stamp_) {

@@ -21,7 +21,7 @@ namespace sluice {
 class Exchange {
  public:
   Exchange(size_t lanes, size_t drains)
-      : emptied_some_(lanes), empty_(lanes), lanes_(lanes), drains_(drains) {}
+      : emptied_some_(lanes), empty_(lanes), slots_(lanes), lanes_(lanes), drains_(drains) {}
 
   // ---- anybody
   // Keeps the first one.
@@ -69,6 +69,7 @@ class Exchange {
   std::condition_variable filled_some_;
   std::vector<std::condition_variable> emptied_some_;
   std::vector<std::deque<Slot*>> empty_;
+  std::vector<size_t> slots_;  // of each lane
   std::deque<Slot*> filled_;
   const size_t lanes_;
   const size_t drains_;

@@ -1,10 +1,53 @@
 #include "target/freeze.h"
 
+#include <set>
+#include <thread>
+
 #include "base/error.h"
 #include "kernel/proc_status.h"
 #include "kernel/proc_task.h"
 
 namespace sluice {
+
+namespace {
+
+// A thread that is uninterruptible at each of so many looks is stuck.
+constexpr int kLooksUntilStuck = 20;
+constexpr std::chrono::milliseconds kLookPause{1};
+
+std::set<pid_t> uninterruptible_threads(pid_t pid) {
+  std::set<pid_t> found;
+  for (const pid_t tid : list_threads(pid).value_or(std::vector<pid_t>{})) {
+    const auto status = read_thread_status(pid, tid);
+    if (status && status->state == 'D') {
+      found.insert(tid);
+    }
+  }
+  return found;
+}
+
+// In the first set at each look; none if all were seen otherwise once.
+pid_t find_stuck_thread(pid_t pid) {
+  std::set<pid_t> stuck = uninterruptible_threads(pid);
+  for (int look = 1; look < kLooksUntilStuck && !stuck.empty(); ++look) {
+    std::this_thread::sleep_for(kLookPause);
+    const std::set<pid_t> now = uninterruptible_threads(pid);
+    std::erase_if(stuck, [&](pid_t tid) { return !now.contains(tid); });
+  }
+  return stuck.empty() ? 0 : *stuck.begin();
+}
+
+}  // namespace
+
+void wait_until_stoppable(pid_t pid, Deadline deadline) {
+  while (const pid_t tid = find_stuck_thread(pid)) {
+    if (Clock::now() >= deadline) {
+      throw Error("FREEZE_TIMEOUT", pid, "", 0,
+                  "thread " + std::to_string(tid) +
+                      " is stuck in an uninterruptible system call, so nothing was stopped");
+    }
+  }
+}
 
 // New threads can only be made by threads that still run, so a pass that finds nothing new after
 // all known ones have stopped has found them all.

@@ -18,6 +18,11 @@ struct FrozenThread {
   arch::Registers registers{};
 };
 
+// Waits until no thread of `pid` seems stuck in an uninterruptible system call (vfork(2) waiting
+// for its child, a dead file server): such a thread cannot be stopped, and the others would stand
+// still for nothing. Threads that are in one for moments do not count. Throws FREEZE_TIMEOUT.
+void wait_until_stoppable(pid_t pid, Deadline deadline);
+
 class Freeze {
  public:
   // Throws TARGET_EXITED, PERMISSION, ALREADY_TRACED, FREEZE_TIMEOUT (after which the tracer task

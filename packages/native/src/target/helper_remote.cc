@@ -179,7 +179,10 @@ void Helper::set_up() {
   sched_setaffinity(pid_, sizeof all, &all);
   const sched_param ordinary{};
   sched_setscheduler(pid_, SCHED_OTHER, &ordinary);
-  setpriority(PRIO_PROCESS, static_cast<id_t>(pid_), 0);
+  const auto who = static_cast<id_t>(pid_);
+  if (getpriority(PRIO_PROCESS, who) > 0) {
+    setpriority(PRIO_PROCESS, who, 0);
+  }
 }
 
 int64_t Helper::call(const arch::Call& call) {
