@@ -273,10 +273,11 @@ void prepare(uint64_t seed, bool with_tiles) {
 
 }  // namespace
 
+bool may_use_tiles() { return (enabled_features() & kTiles) == kTiles; }
+
 std::string hold_and_spin(uint64_t seed, bool with_tiles) {
-  if (with_tiles && ((enabled_features() & kTiles) != kTiles ||
-                     ::syscall(SYS_arch_prctl, kRequestPermission, kTileDataComponent) != 0)) {
-    with_tiles = false;
+  if (with_tiles && ::syscall(SYS_arch_prctl, kRequestPermission, kTileDataComponent) != 0) {
+    return "no permission for tiles";
   }
   prepare(seed, with_tiles);
   return run_below_a_pattern(0);

@@ -33,6 +33,8 @@ struct HeldCall {
   uint64_t args[6] = {};
 };
 
+// Whether this processor and kernel have AMX.
+bool may_use_tiles();
 // Fills all registers with what `seed` gives and spins until told to stop. "" or what was wrong.
 std::string hold_and_spin(uint64_t seed, bool with_tiles = false);
 // The same around one system call; its result is for the caller to judge.

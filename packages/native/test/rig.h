@@ -4,8 +4,12 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
+#include <initializer_list>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "child.h"
 #include "kernel/proc_maps.h"
@@ -80,7 +84,8 @@ class DyingDumper {
   void wait_dead() {
     const int result = child_.finish();
     if (result != 1000 + SIGKILL) {
-      throw Failure{__FILE__, __LINE__, "the dumper did not come to the step"};
+      throw Failure{__FILE__, __LINE__,
+                    "the dumper did not come to the step, but to " + std::to_string(result)};
     }
     ::waitpid(-1, nullptr, __WALL);
   }
@@ -100,5 +105,30 @@ class DyingDumper {
   static inline int times_;
   Child child_;
 };
+
+// Every step of a few calls made in a thread.
+struct Death {
+  const char* name;
+  steps::Step step;
+  int times;
+};
+inline constexpr Death kDeaths[] = {
+    {"stopped", steps::Step::kStopped, 1},
+    {"frame written", steps::Step::kFrameWritten, 1},
+    {"registers set", steps::Step::kRegistersSet, 1},
+    {"signals blocked", steps::Step::kSignalsBlocked, 1},
+    {"at the entry", steps::Step::kCallEntered, 1},
+    {"at the exit", steps::Step::kCallLeft, 1},
+    {"between calls", steps::Step::kRegistersSet, 2},
+    {"at a later exit", steps::Step::kCallLeft, 3},
+    {"mask returned", steps::Step::kMaskReturned, 1},
+    {"put back", steps::Step::kPutBack, 1},
+};
+inline void three_calls(Rig& rig) {
+  const auto thread = rig.stop_thread();
+  for (int i = 0; i < 3; ++i) {
+    thread->call(make_call(SYS_getppid));
+  }
+}
 
 }  // namespace sluice::test

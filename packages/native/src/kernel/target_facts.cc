@@ -146,7 +146,7 @@ Refusal check_ancestors(pid_t pid) {
     return {.code = "ANCESTOR",
             .detail = naming(pid) +
                       " is an ancestor of Sluice and may be waiting for it or reading "
-                      "its output; start Sluice from elsewhere"};
+                      "its output"};
   }
   return {};
 }

@@ -183,9 +183,12 @@ void DumpSession::control_capture() {
 
 void DumpSession::capture_frozen() {
   const auto limit = std::chrono::milliseconds(options_.freeze_timeout_ms);
-  wait_until_stoppable(options_.pid, Clock::now() + limit);
+  const auto patience = [&] {
+    return Patience{Clock::now() + limit, [this] { exchange_.check(); }};
+  };
+  wait_until_stoppable(options_.pid, patience());
   frozen_.store(true, std::memory_order_relaxed);
-  Freeze freeze(options_.pid, tracer_->pid(), Clock::now() + limit);
+  Freeze freeze(options_.pid, tracer_->pid(), patience());
   if (program_stamp() != stamp_) {
     throw Error("TARGET_EXECED", options_.pid, "", 0,
                 "it has become another program by execve since it was attached to");

@@ -53,8 +53,13 @@ inline constexpr uint64_t kRedZoneBytes = 128;
 // Where a frame may start.
 inline constexpr uint64_t kFrameAlignment = 64;
 
+// Cuts an extended state that ptrace gave (NT_X86_XSTATE) down to the registers that are in use. It
+// has room for all that the processor has, but with more in a frame than the thread may use (tile
+// registers need a permission) rt_sigreturn would restore the oldest part only, and lose the rest.
+void keep_restorable(std::vector<uint8_t>* xstate);
+
 // A signal frame with which rt_sigreturn puts back `registers`, the extended state `xstate` (as
-// NT_X86_XSTATE gives it; empty: the initial state) and the signal mask. To be written at `at`
+// keep_restorable leaves it; empty: the initial state) and the signal mask. To be written at `at`
 // (aligned to kFrameAlignment); its first word is the address of the sigreturn gadget, so that
 // returning to `at` runs it. An interrupted system call in `registers` is made again.
 std::vector<uint8_t> return_frame(RemotePtr at, const Registers& registers,

@@ -1,7 +1,9 @@
+#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
 
+#include <cpuid.h>
 #include <elf.h>
 #include <sys/syscall.h>
 
@@ -68,6 +70,10 @@ struct FpSoftwareBytes {
 static_assert(sizeof(FpSoftwareBytes) == 48);
 constexpr size_t kFpSoftwareOffset = 464;
 constexpr size_t kXstateHeaderOffset = 512;
+constexpr size_t kXstateHeaderBytes = 64;
+constexpr uint64_t kLegacyFeatures = 3;  // x87 and SSE
+constexpr unsigned kFirstExtendedFeature = 2;
+constexpr unsigned kXstateLeaf = 0xd;  // of CPUID, which tells where each feature's registers are
 constexpr uint32_t kFpMagic1 = 0x46505853;
 constexpr uint32_t kFpMagic2 = 0x46505845;
 
@@ -156,6 +162,30 @@ RemotePtr stack_pointer(const Registers& registers) { return RemotePtr(registers
 RemotePtr instruction_pointer(const Registers& registers) { return RemotePtr(registers.rip); }
 RemotePtr thread_pointer(const Registers& registers) { return RemotePtr(registers.fs_base); }
 
+void keep_restorable(std::vector<uint8_t>* xstate) {
+  if (xstate->size() <= kXstateHeaderOffset) {
+    return;
+  }
+  uint64_t offered = 0;
+  uint64_t in_use = 0;
+  std::memcpy(&offered, xstate->data() + kFpSoftwareOffset, sizeof offered);
+  std::memcpy(&in_use, xstate->data() + kXstateHeaderOffset, sizeof in_use);
+  const uint64_t features = offered & (in_use | kLegacyFeatures);
+  size_t bytes = kXstateHeaderOffset + kXstateHeaderBytes;
+  for (unsigned number = kFirstExtendedFeature; number < 63; ++number) {
+    unsigned size = 0;
+    unsigned offset = 0;
+    unsigned ecx = 0;
+    unsigned edx = 0;
+    if ((features >> number & 1) != 0) {
+      __cpuid_count(kXstateLeaf, number, size, offset, ecx, edx);
+      bytes = std::max(bytes, size_t{offset} + size);
+    }
+  }
+  std::memcpy(xstate->data() + kFpSoftwareOffset, &features, sizeof features);
+  xstate->resize(std::min(bytes, xstate->size()));
+}
+
 size_t return_frame_bytes(size_t xstate_bytes) {
   const size_t frame = align_frame(sizeof(RtSigFrame));
   return xstate_bytes == 0 ? frame : frame + align_frame(xstate_bytes + sizeof(kFpMagic2));
@@ -214,7 +244,7 @@ std::vector<uint8_t> return_frame(RemotePtr at, const Registers& registers,
     FpSoftwareBytes software{};
     software.magic1 = kFpMagic1;
     software.extended_size = static_cast<uint32_t>(xstate.size() + sizeof(kFpMagic2));
-    // PTRACE_GETREGSET puts the mask of features that the state holds at this place.
+    // PTRACE_GETREGSET and keep_restorable put the mask of features that the state holds here.
     std::memcpy(&software.features, xstate.data() + kFpSoftwareOffset, sizeof software.features);
     software.xstate_size = static_cast<uint32_t>(xstate.size());
     std::memcpy(bytes.data() + state_at + kFpSoftwareOffset, &software, sizeof software);

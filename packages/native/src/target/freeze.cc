@@ -39,9 +39,10 @@ pid_t find_stuck_thread(pid_t pid) {
 
 }  // namespace
 
-void wait_until_stoppable(pid_t pid, Deadline deadline) {
+void wait_until_stoppable(pid_t pid, const Patience& patience) {
   while (const pid_t tid = find_stuck_thread(pid)) {
-    if (Clock::now() >= deadline) {
+    patience.check();
+    if (Clock::now() >= patience.deadline) {
       throw Error("FREEZE_TIMEOUT", pid, "", 0,
                   "thread " + std::to_string(tid) +
                       " is stuck in an uninterruptible system call, so nothing was stopped");
@@ -51,11 +52,11 @@ void wait_until_stoppable(pid_t pid, Deadline deadline) {
 
 // New threads can only be made by threads that still run, so a pass that finds nothing new after
 // all known ones have stopped has found them all.
-Freeze::Freeze(pid_t pid, pid_t tracer, Deadline deadline)
+Freeze::Freeze(pid_t pid, pid_t tracer, const Patience& patience)
     : pid_(pid), tracer_(tracer), start_(Clock::now()) {
   while (seize_new() > 0) {
-    wait_all(deadline);
-    if (Clock::now() >= deadline) {
+    wait_all(patience);
+    if (Clock::now() >= patience.deadline) {
       throw Error("FREEZE_TIMEOUT", pid_, "", 0,
                   "it makes threads faster than they can be stopped");
     }
@@ -96,7 +97,7 @@ size_t Freeze::seize_new() {
 
 // Looks at all threads in turn, not at one after the other: those that sleep in a system call stop
 // at once, and note_stopped should not come later for them than need be.
-void Freeze::wait_all(Deadline deadline) {
+void Freeze::wait_all(const Patience& patience) {
   LookPacer pacer;
   for (;;) {
     pid_t running = 0;
@@ -121,7 +122,8 @@ void Freeze::wait_all(Deadline deadline) {
     if (running == 0) {
       return;
     }
-    if (Clock::now() >= deadline) {
+    patience.check();
+    if (Clock::now() >= patience.deadline) {
       throw Error("FREEZE_TIMEOUT", pid_, "", 0,
                   "thread " + std::to_string(running) +
                       " did not stop in time: it is in an uninterruptible system call");

@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -18,17 +19,24 @@ struct FrozenThread {
   arch::Registers registers{};
 };
 
+// How long to wait for threads to stop.
+struct Patience {
+  Deadline deadline;
+  // Asked while waiting; throws to give up earlier.
+  std::function<void()> check = [] {};
+};
+
 // Waits until no thread of `pid` seems stuck in an uninterruptible system call (vfork(2) waiting
 // for its child, a dead file server): such a thread cannot be stopped, and the others would stand
 // still for nothing. Threads that are in one for moments do not count. Throws FREEZE_TIMEOUT.
-void wait_until_stoppable(pid_t pid, Deadline deadline);
+void wait_until_stoppable(pid_t pid, const Patience& patience);
 
 class Freeze {
  public:
   // Throws TARGET_EXITED, PERMISSION, ALREADY_TRACED, FREEZE_TIMEOUT (after which the tracer task
   // must be ended, for a thread that could not be stopped cannot be let go either). `tracer` is the
   // pid of the tracer task that runs this.
-  Freeze(pid_t pid, pid_t tracer, Deadline deadline);
+  Freeze(pid_t pid, pid_t tracer, const Patience& patience);
   // Thaws.
   ~Freeze();
   Freeze(const Freeze&) = delete;
@@ -50,7 +58,7 @@ class Freeze {
   };
 
   size_t seize_new();
-  void wait_all(Deadline deadline);
+  void wait_all(const Patience& patience);
   void note_stopped(Frozen* frozen);
 
   pid_t pid_;

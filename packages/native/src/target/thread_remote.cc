@@ -122,14 +122,16 @@ bool RemoteThread::try_thread(pid_t tid, const std::vector<Mapping>& maps, Deadl
   if (!stop(&tracee, std::max(deadline, Clock::now() + kCallLimit))) {
     return false;
   }
-  steps::at(steps::Step::kStopped);
   if (!tracee.get_registers(&original_) || !tracee.get_signal_mask(&signal_mask_)) {
     return false;
   }
-  const auto xstate = tracee.extended_state();
+  // At once, so that a call that only our stop interrupted is made again whoever lets the thread go.
   if (arch::restart_if_merely_stopped(&original_)) {
     tracee.set_registers(original_);
   }
+  steps::at(steps::Step::kStopped);
+  auto xstate = tracee.extended_state();
+  arch::keep_restorable(&xstate);
   const auto room =
       frame_room(maps, arch::stack_pointer(original_), arch::thread_pointer(original_),
                  arch::return_frame_bytes(xstate.size()));
