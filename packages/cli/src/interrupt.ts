@@ -1,0 +1,36 @@
+/** Signals to this process as an AbortSignal, so that what is under way can be undone. */
+
+const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+
+export type InterruptSignal = (typeof SIGNALS)[number];
+
+/** Why an operation was aborted: somebody sent a signal. */
+export class Interruption extends Error {
+  override readonly name = 'Interruption';
+  readonly signalName: InterruptSignal;
+
+  constructor(signalName: InterruptSignal) {
+    super(`Received ${signalName}`);
+    this.signalName = signalName;
+  }
+}
+
+/** While this scope lasts, a signal ends the operation and not the process. */
+export class InterruptScope implements Disposable {
+  readonly #controller = new AbortController();
+  // A second signal changes nothing: the target has to be put back as it was in any case.
+  readonly #onSignal = (name: NodeJS.Signals): void =>
+    this.#controller.abort(new Interruption(name as InterruptSignal));
+
+  constructor() {
+    for (const name of SIGNALS) process.on(name, this.#onSignal);
+  }
+
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  [Symbol.dispose](): void {
+    for (const name of SIGNALS) process.off(name, this.#onSignal);
+  }
+}

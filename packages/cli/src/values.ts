@@ -1,0 +1,35 @@
+/**
+ * Parsers of arguments. They check only what makes the text a value; which values make sense is known
+ * to the library, and an error of it is wrong usage as well.
+ */
+import { InvalidArgumentError } from 'commander';
+
+const DECIMAL = /^[0-9]+$/;
+const DECIMAL_OR_HEX = /^(?:[0-9]+|0x[0-9a-f]+)$/i;
+
+/** A whole number like `4`; nothing else that JavaScript would take for one. */
+export function wholeNumber(text: string): number {
+  const value = DECIMAL.test(text) ? Number(text) : Number.NaN;
+  if (!Number.isSafeInteger(value)) throw new InvalidArgumentError('Expected a whole number.');
+  return value;
+}
+
+export function address(text: string): bigint {
+  if (!DECIMAL_OR_HEX.test(text)) {
+    throw new InvalidArgumentError('Expected an address like 0x7f0000001000, or in decimal.');
+  }
+  return BigInt(text);
+}
+
+export function byteCount(text: string): number {
+  const value = DECIMAL_OR_HEX.test(text) ? Number(text) : Number.NaN;
+  if (!Number.isSafeInteger(value)) {
+    throw new InvalidArgumentError('Expected a number of bytes like 4096, or in hex with 0x.');
+  }
+  return value;
+}
+
+export function path(text: string): string {
+  if (text === '' || text.includes('\0')) throw new InvalidArgumentError('Expected a path.');
+  return text;
+}
