@@ -79,8 +79,8 @@ const PROBES: Record<KernelProbe, Meaning> = {
     no: 'deleted files of mappings are read through the memory of the target',
   },
   kcmp: {
-    yes: 'an execve of the target during a dump is noticed for certain',
-    no: 'an execve of the target during a dump is noticed by other signs',
+    yes: 'a task that shares the memory of Sluice itself is recognised and refused',
+    no: 'a task that shares the memory of Sluice itself is not recognised: do not dump one',
   },
   oDirect: {
     yes: 'shards are written past the page cache',
