@@ -6,7 +6,7 @@ import { fromWire, WorkerDiedError } from './error_transport.js';
 import { PinnedWorker } from './pinned_worker.js';
 import type { DrainOp, Outcome } from './protocol.js';
 
-const ENTRY = new URL('./entry.js', import.meta.url).href;
+const ENTRY = new URL('./entry.cjs', import.meta.url).href;
 
 /** Runs calls on whichever drain worker is free. */
 export interface DrainPool {

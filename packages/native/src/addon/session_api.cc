@@ -31,7 +31,14 @@ size_t index_of(const Napi::CallbackInfo& info) { return info[1].As<Napi::Number
 using Body = Napi::Value (*)(const Napi::CallbackInfo& info, DumpSession* session);
 template <Body body>
 Napi::Value on_session(const Napi::CallbackInfo& info) {
-  return guarded(info.Env(), [&] { return body(info, session_of(info).get()); });
+  return guarded(info.Env(), [&] {
+    const auto session = session_of(info);
+    try {
+      return body(info, session.get());
+    } catch (const Error& error) {
+      throw session->explain(error);
+    }
+  });
 }
 
 CaptureMode capture_mode(const std::string& name) {

@@ -1,7 +1,6 @@
 #include "kernel/syscalls.h"
 
-#include <sys/uio.h>
-
+#include <algorithm>
 #include <map>
 #include <mutex>
 
@@ -45,15 +44,10 @@ int count_argument(long number) {
   }
 }
 
-// The vector calls count iovecs, not bytes: cut the vector so that it holds at most `bytes`.
+// The vector calls count buffers, not bytes.
 long capped_vector_call(long number, long* args, int vec_at, int count_at, uint64_t bytes) {
   const auto* source = reinterpret_cast<const iovec*>(args[vec_at]);
-  std::vector<iovec> cut;
-  for (long i = 0; i < args[count_at] && bytes > 0; ++i) {
-    cut.push_back(source[i]);
-    cut.back().iov_len = cut.back().iov_len < bytes ? cut.back().iov_len : bytes;
-    bytes -= cut.back().iov_len;
-  }
+  const auto cut = first_bytes({source, static_cast<size_t>(args[count_at])}, bytes);
   args[vec_at] = reinterpret_cast<long>(cut.data());
   args[count_at] = static_cast<long>(cut.size());
   return detail::raw(number, args[0], args[1], args[2], args[3], args[4], args[5]);
@@ -95,6 +89,16 @@ long faulty_call(long number, long a, long b, long c, long d, long e, long f) {
 }
 
 }  // namespace detail
+
+std::vector<iovec> first_bytes(std::span<const iovec> buffers, uint64_t bytes) {
+  std::vector<iovec> cut;
+  for (size_t i = 0; i < buffers.size() && bytes > 0; ++i) {
+    cut.push_back(buffers[i]);
+    cut.back().iov_len = std::min<uint64_t>(cut.back().iov_len, bytes);
+    bytes -= cut.back().iov_len;
+  }
+  return cut;
+}
 
 void set_faults(std::vector<Fault> faults) {
   std::lock_guard<std::mutex> lock(g_mutex);

@@ -4,11 +4,13 @@
 #pragma once
 
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -36,6 +38,9 @@ extern std::atomic<bool> g_faulty;
 long faulty_call(long number, long a, long b, long c, long d, long e, long f);
 long raw(long number, long a, long b, long c, long d, long e, long f);
 }  // namespace detail
+
+// The start of a vector of buffers, up to so many bytes.
+std::vector<iovec> first_bytes(std::span<const iovec> buffers, uint64_t bytes);
 
 struct RemoteFault {
   int errnum = 0;

@@ -4,7 +4,10 @@
 #include <fcntl.h>
 #include <linux/kcmp.h>
 
+#include <chrono>
 #include <cstring>
+#include <optional>
+#include <thread>
 
 #include "base/error.h"
 #include "base/scoped_fd.h"
@@ -235,6 +238,17 @@ Refusal check_architecture(pid_t pid) {
   return {};
 }
 
+// While a thread other than the first calls execve, the first is a zombie for moments.
+std::optional<ProcStatus> read_settled_status(pid_t pid) {
+  auto status = read_status(pid);
+  for (int look = 0; look < kMostLooks && status && status->is_zombie() && status->threads > 1;
+       ++look) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    status = read_status(pid);
+  }
+  return status;
+}
+
 Refusal check_all(pid_t pid, TargetFacts& facts) {
   if (Refusal refusal = check_proc()) {
     return refusal;
@@ -242,7 +256,7 @@ Refusal check_all(pid_t pid, TargetFacts& facts) {
   if (pid <= 0) {
     return {.code = "NO_SUCH_PROCESS", .detail = std::to_string(pid) + " is not a process id"};
   }
-  const auto status = read_status(pid);
+  const auto status = read_settled_status(pid);
   if (!status) {
     return check_absent(pid);
   }

@@ -62,7 +62,8 @@ class IoctlScan : public PageScan {
       arg.category_mask = arg.category_inverted;
     }
     arg.return_mask = abi::kPageIsPresent;
-    for (arg.start = range.start; arg.start < range.end; arg.start = arg.walk_end) {
+    while (range.start < range.end) {
+      arg.start = range.start;
       const long count = sys::call_restarting(SYS_ioctl, fd_.get(), abi::kPagemapScan, &arg);
       if (count < 0) {
         throw_scan_failed(pid_, "ioctl", count);
@@ -75,6 +76,9 @@ class IoctlScan : public PageScan {
           return;
         }
       }
+      // The kernel collects 512 regions at a time. When it has filled that once and then comes to
+      // the end, walk_end still is where it stood when it was full, before regions it returned.
+      range.start = count > 0 ? std::max(arg.walk_end, regions_[count - 1].end) : arg.walk_end;
     }
   }
 

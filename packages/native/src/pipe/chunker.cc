@@ -83,6 +83,8 @@ void Chunker::feed_batch(Feed* feed) {
     need_room();
     const std::span<const PageRange> remaining(rest.data() + first, rest.size() - first);
     const long moved = feed->feed(slot_, remaining, fed_of_first);
+    // Slots hold whole pages: one that was begun must be finished in the same slot, the same way.
+    const bool at_page = fed_of_first % kPageBytes == 0;
     if (moved > 0) {
       for (uint64_t noted = 0; noted < static_cast<uint64_t>(moved);) {
         const uint64_t at = rest[first].start + fed_of_first;
@@ -92,17 +94,19 @@ void Chunker::feed_batch(Feed* feed) {
         advance(bytes);
       }
       slot_->bytes += static_cast<uint64_t>(moved);
-    } else if (moved == -EFAULT || moved == 0) {
-      const uint64_t page = (rest[first].start + fed_of_first) / kPageBytes * kPageBytes;
+    } else if ((moved == -EFAULT || moved == 0) && at_page) {
+      const uint64_t page = rest[first].start + fed_of_first;
       feed_unreadable({page, page + kPageBytes});
-      advance(page + kPageBytes - (rest[first].start + fed_of_first));
-    } else if (moved == -EAGAIN && slot_->bytes > 0) {
+      advance(kPageBytes);
+    } else if (moved == -EAGAIN && at_page && slot_->bytes > 0) {
       hand_on();  // the pipe holds less than it said
+    } else if ((moved == -ENOSYS || moved == -EPERM) && feed == ordinary_ && feed != forced_) {
+      feed = ordinary_ = forced_;  // a kernel or a seccomp profile without the ordinary way
     } else if (moved == -ESRCH) {
       throw Error("TARGET_EXITED", pid_, "", 0, "it ended while its memory was read");
     } else {
-      throw Error("SYSTEM", pid_, feed == ordinary_ ? "vmsplice" : "pread64",
-                  static_cast<int>(-moved), "its memory could not be read");
+      throw Error("SYSTEM", pid_, feed->call(), static_cast<int>(-moved),
+                  "its memory could not be read");
     }
   }
 }

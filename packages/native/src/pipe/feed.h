@@ -17,6 +17,8 @@ class Feed {
   // be read. Returns how many, possibly fewer than asked; or the negative errno of the first one:
   // EFAULT if it cannot be read, EAGAIN if the pipe is full, ESRCH if the target is gone.
   virtual long feed(Slot* slot, std::span<const PageRange> ranges, uint64_t skip) = 0;
+  // The system call that gets at the pages, for messages.
+  virtual const char* call() const = 0;
 };
 
 // vmsplice(2) by the helper: the pipe gets references to the target's pages, nothing is copied.
@@ -24,6 +26,7 @@ class VmspliceFeed : public Feed {
  public:
   explicit VmspliceFeed(Helper* helper) : helper_(helper) {}
   long feed(Slot* slot, std::span<const PageRange> ranges, uint64_t skip) override;
+  const char* call() const override { return "vmsplice"; }
 
  private:
   Helper* helper_;
@@ -35,6 +38,7 @@ class ReadFeed : public Feed {
  public:
   explicit ReadFeed(pid_t pid) : pid_(pid) {}
   long feed(Slot* slot, std::span<const PageRange> ranges, uint64_t skip) override;
+  const char* call() const override { return "process_vm_readv"; }
 
  private:
   pid_t pid_;
@@ -46,6 +50,7 @@ class ForcedFeed : public Feed {
  public:
   explicit ForcedFeed(const TargetMemory* memory) : memory_(memory) {}
   long feed(Slot* slot, std::span<const PageRange> ranges, uint64_t skip) override;
+  const char* call() const override { return "pread64"; }
 
  private:
   const TargetMemory* memory_;

@@ -2,10 +2,12 @@
 
 #include <elf.h>
 #include <fcntl.h>
+#include <poll.h>
 
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <thread>
 
 #include "base/error.h"
 #include "kernel/proc_file.h"
@@ -28,10 +30,14 @@ constexpr uint64_t kPagesPerItem = 1024;
 // For buffers of the `read` backend in all lanes: more does not make it faster, and is resident.
 constexpr uint64_t kMostReadBytes = uint64_t{16} << 20;
 constexpr std::chrono::milliseconds kDetachLimit{1000};
+constexpr int kMostLooks = 20;
+constexpr std::chrono::milliseconds kLookPause{1};
 constexpr size_t kRandomBytes = 16;  // at AT_RANDOM (getauxval(3)), new with each execve
 
 constexpr char kUnreadable[] =
     "could not be read: a guard page, device memory, or memory with a hardware error";
+
+constexpr char kExeced[] = "it has become another program by execve since the dump began";
 
 [[noreturn]] void throw_gone(pid_t pid) {
   throw Error("NO_SUCH_PROCESS", pid, "", 0, "there is no such process");
@@ -53,7 +59,7 @@ DumpSession::DumpSession(const SessionOptions& options)
   identity_.namespace_pid = status->ns_pids.back();
   identity_.command_line = command_line(pid).value_or(std::vector<std::string>{});
   identity_.executable = executable(pid).value_or("");
-  stamp_ = program_stamp();
+  stamp_ = settled_stamp();
 
   const uint64_t lane_budget = options_.budget_bytes / options_.lanes;
   LaneOptions lane;
@@ -103,13 +109,63 @@ std::vector<uint8_t> DumpSession::program_stamp() const {
     std::memcpy(&entry, auxv->data() + at, sizeof entry);
     if (entry.a_type == AT_RANDOM) {
       uint8_t random[kRandomBytes] = {};
-      const iovec local{random, sizeof random};
-      const iovec remote{reinterpret_cast<void*>(entry.a_un.a_val), sizeof random};
-      sys::call(SYS_process_vm_readv, options_.pid, &local, 1, &remote, 1, 0);
+      const TargetMemory memory(options_.pid);
+      if (!memory.read(RemotePtr(entry.a_un.a_val), random, sizeof random)) {
+        throw Error("SYSTEM", options_.pid, "", 0, "its stack could not be read");
+      }
       stamp.insert(stamp.end(), random, random + sizeof random);
     }
   }
   return stamp;
+}
+
+// By the pidfd where there is one: it tells the end of a process from that of its first thread,
+// which is a zombie for moments when another thread calls execve.
+bool DumpSession::has_ended() const {
+  if (pidfd_) {
+    pollfd ended{pidfd_.get(), POLLIN, 0};
+    return poll(&ended, 1, 0) == 1;
+  }
+  const auto stat = read_stat(options_.pid);
+  return !stat || stat->start_time_ticks != identity_.start_time_ticks ||
+         (stat->is_zombie() && stat->num_threads <= 1);
+}
+
+// In the middle of an execve a process has no memory for moments.
+std::vector<uint8_t> DumpSession::settled_stamp() const {
+  for (int look = 1;; ++look) {
+    try {
+      return program_stamp();
+    } catch (const Error&) {
+      if (look == kMostLooks || has_ended()) {
+        throw;
+      }
+    }
+    std::this_thread::sleep_for(kLookPause);
+  }
+}
+
+Error DumpSession::explain(const Error& error) const {
+  constexpr const char* kAboutTarget[] = {"PERMISSION",    "ALREADY_TRACED", "NO_SUCH_PROCESS",
+                                          "TARGET_EXITED", "FREEZE_TIMEOUT", "CAPTURE_UNAVAILABLE",
+                                          "INJECTION",     "SYSTEM"};
+  if (std::none_of(std::begin(kAboutTarget), std::end(kAboutTarget),
+                   [&](const char* code) { return error.is(code); })) {
+    return error;
+  }
+  const pid_t pid = options_.pid;
+  try {
+    if (has_ended()) {
+      return Error("TARGET_EXITED", pid, "", 0, "it ended while it was dumped");
+    }
+    if (program_stamp() != stamp_) {
+      return Error("TARGET_EXECED", pid, "", 0, kExeced);
+    }
+  } catch (const Error&) {
+    // It lives and has no memory that could be looked at: it is in the middle of it.
+    return Error("TARGET_EXECED", pid, "", 0, kExeced);
+  }
+  return error;
 }
 
 void DumpSession::control_attach() {
@@ -190,8 +246,7 @@ void DumpSession::capture_frozen() {
   frozen_.store(true, std::memory_order_relaxed);
   Freeze freeze(options_.pid, tracer_->pid(), patience());
   if (program_stamp() != stamp_) {
-    throw Error("TARGET_EXECED", options_.pid, "", 0,
-                "it has become another program by execve since it was attached to");
+    throw Error("TARGET_EXECED", options_.pid, "", 0, kExeced);
   }
   result_.plan = make_plan(options_.pid, &files_, scratches());
   const auto opened = Clock::now();
@@ -227,8 +282,7 @@ std::vector<std::string> DumpSession::control_detach() {
     }
   } catch (const Error& error) {
     // A target that is gone has nothing left in it.
-    const auto stat = read_stat(options_.pid);
-    if (!stat || stat->is_zombie() || stat->start_time_ticks != identity_.start_time_ticks) {
+    if (has_ended()) {
       remains.clear();
     } else {
       warnings.push_back(error.what());

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "base/scoped_fd.h"
 #include "pages/capture_plan.h"
 #include "pipe/shard_file.h"
@@ -87,6 +88,9 @@ class DumpSession {
   // Lane i takes [cuts[i-1], cuts[i]).
   void set_cuts(const std::vector<uint64_t>& cuts);
   CaptureResult take_result();
+  // What is really behind a failure: a target that ended or became another program meanwhile makes
+  // calls fail in many ways.
+  Error explain(const Error& error) const;
 
   void control_attach();
   std::vector<SurveyItem> control_survey();
@@ -103,9 +107,11 @@ class DumpSession {
 
  private:
   void capture_frozen();
+  bool has_ended() const;
   std::vector<uint64_t> scratches() const;
   // What tells this program from one that took its place by execve(2).
   std::vector<uint8_t> program_stamp() const;
+  std::vector<uint8_t> settled_stamp() const;
 
   SessionOptions options_;
   TargetIdentity identity_;

@@ -86,9 +86,9 @@ RemotePtr map_scratch(RemoteThread* thread, const TargetMemory& memory,
   const RemotePtr stack = scratch + kFrameOffset;
   const auto exit_registers = arch::registers_for_exit(thread->registers(), gadgets, stack);
   const auto frame = arch::return_frame(stack, exit_registers, {}, ~uint64_t{0}, gadgets);
-  if (!memory.write(scratch, kMagic.data(), kMagic.size()) ||
-      !memory.write(scratch + kNameOffset, kName, sizeof kName) ||
-      !memory.write(stack, frame.data(), frame.size())) {
+  if (!TargetMemory::write(thread->tid(), scratch, kMagic.data(), kMagic.size()) ||
+      !TargetMemory::write(thread->tid(), scratch + kNameOffset, kName, sizeof kName) ||
+      !TargetMemory::write(thread->tid(), stack, frame.data(), frame.size())) {
     thread->call(make_call(SYS_munmap, {scratch.value(), kScratchBytes}));
     throw Error("INJECTION", memory.pid(), "process_vm_writev", EFAULT,
                 "memory mapped in it could not be written");
@@ -132,33 +132,45 @@ std::unique_ptr<Helper> Helper::start(std::unique_ptr<RemoteThread> thread,
   return helper;
 }
 
-// From here on it dies with the tracer.
+// From here on it dies with the tracer. Before, it would go to its exit frame; so the call that names
+// it is made as in a thread of the target (thread_remote.h), and it always ends as one of the two
+// that find_remains knows: with its exit code, or with its name.
 void Helper::secure(bool filtered) {
   const Deadline deadline = Clock::now() + kStartLimit;
+  wait_for(Stop::kEvent, deadline);
+  const auto name = make_call(SYS_prctl, {PR_SET_NAME, (scratch_ + kNameOffset).value()});
+  tracee_.set_registers(
+      arch::registers_for_call(registers_, gadgets_, name, scratch_ + kFrameOffset));
+  for (int stops = 0; stops < 2; ++stops) {
+    tracee_.resume_to_syscall();
+    wait_for(Stop::kSyscall, deadline);
+  }
+  steps::at(steps::Step::kHelperNamed);
+  const long options = PTRACE_O_EXITKILL | (filtered ? abi::kPtraceSuspendSeccomp : 0L);
+  if (!tracee_.set_options(options)) {
+    throw Error("INJECTION", memory_.pid(), "ptrace", EPERM, "the helper cannot be secured");
+  }
+  tracee_.set_signal_mask(~uint64_t{0});
+}
+
+void Helper::wait_for(Stop wanted, Deadline deadline) {
   for (;;) {
-    switch (tracee_.wait(deadline)) {
-      case Stop::kEvent: {
-        const long options = PTRACE_O_EXITKILL | (filtered ? abi::kPtraceSuspendSeccomp : 0L);
-        if (!tracee_.set_options(options)) {
-          throw Error("INJECTION", memory_.pid(), "ptrace", EPERM, "the helper cannot be secured");
-        }
-        tracee_.set_signal_mask(~uint64_t{0});
-        return;
-      }
-      case Stop::kGone:
-        throw Error("TARGET_EXITED", memory_.pid(), "", 0, "its helper was killed");
-      case Stop::kTimeout:
-        throw Error("FREEZE_TIMEOUT", memory_.pid(), "", 0, "its helper did not start");
-      default:
-        tracee_.take_signal();
-        tracee_.resume();
+    const Stop stop = tracee_.wait(deadline);
+    if (stop == wanted) {
+      return;
     }
+    if (stop == Stop::kGone) {
+      throw Error("TARGET_EXITED", memory_.pid(), "", 0, "its helper was killed");
+    }
+    if (stop == Stop::kTimeout) {
+      throw Error("FREEZE_TIMEOUT", memory_.pid(), "", 0, "its helper did not start");
+    }
+    tracee_.take_signal();
+    wanted == Stop::kSyscall ? tracee_.resume_to_syscall() : tracee_.resume();
   }
 }
 
 void Helper::set_up() {
-  // First its name, by which its zombie is known if the dumper dies.
-  call(make_call(SYS_prctl, {PR_SET_NAME, (scratch_ + kNameOffset).value()}));
   // While it holds copies of the target's descriptors, nothing that the target closes is closed.
   call(make_call(SYS_close_range, {0, ~uint32_t{0}, 0}));
   call(make_call(SYS_madvise, {scratch_.value(), kScratchBytes, MADV_DONTFORK}));
@@ -187,18 +199,14 @@ void Helper::set_up() {
 
 int64_t Helper::call(const arch::Call& call) {
   const sys::RemoteFault fault = sys::remote_fault(call.number);
-  if (fault.errnum != 0) {
-    return -fault.errnum;
-  }
-  arch::Call made = call;
-  if (fault.copy && call.number == SYS_vmsplice) {
-    made.number = SYS_writev;
-  }
+  return fault.errnum != 0 ? -fault.errnum : make(call);
+}
+
+int64_t Helper::make(const arch::Call& call) {
   if (!tracee_.set_registers(
-          arch::registers_for_call(registers_, gadgets_, made, scratch_ + kFrameOffset))) {
+          arch::registers_for_call(registers_, gadgets_, call, scratch_ + kFrameOffset))) {
     return -ESRCH;
   }
-  arch::Registers after{};
   do {
     tracee_.single_step();
     if (tracee_.wait_blocking() == Stop::kGone) {
@@ -206,16 +214,27 @@ int64_t Helper::call(const arch::Call& call) {
     }
     // SIGTRAP of the step itself; a stop by job control comes before it, and means step again.
   } while (tracee_.take_signal() != SIGTRAP);
+  arch::Registers after{};
   return tracee_.get_registers(&after) ? arch::call_result(after) : -ESRCH;
 }
 
 int64_t Helper::vmsplice(int helper_fd, std::span<const iovec> pages) {
+  const sys::RemoteFault fault = sys::remote_fault(SYS_vmsplice);
+  if (fault.errnum != 0) {
+    return -fault.errnum;
+  }
+  std::vector<iovec> cut;
+  if (fault.cap_bytes != 0) {
+    cut = sys::first_bytes(pages, fault.cap_bytes);
+    pages = cut;
+  }
   const RemotePtr vector = scratch_ + kIovecOffset;
-  if (!memory_.write(vector, pages.data(), pages.size_bytes())) {
+  if (!TargetMemory::write(pid_, vector, pages.data(), pages.size_bytes())) {
     return -ESRCH;
   }
-  return call(make_call(SYS_vmsplice, {static_cast<uint64_t>(helper_fd), vector.value(),
-                                       pages.size(), SPLICE_F_GIFT | SPLICE_F_NONBLOCK}));
+  return make(make_call(fault.copy ? SYS_writev : SYS_vmsplice,
+                        {static_cast<uint64_t>(helper_fd), vector.value(), pages.size(),
+                         SPLICE_F_GIFT | SPLICE_F_NONBLOCK}));
 }
 
 HelperPipe Helper::make_pipe() {
@@ -283,6 +302,24 @@ std::vector<RemotePtr> scratch_places(const std::vector<Mapping>& maps) {
 std::vector<HelperRemains> find_remains(const TargetMemory& memory,
                                         const std::vector<Mapping>& maps) {
   std::vector<HelperRemains> remains;
+  bool one_lives = false;
+  for (const pid_t tid : list_threads(memory.pid()).value_or(std::vector<pid_t>{})) {
+    for (const pid_t child : list_children(memory.pid(), tid).value_or(std::vector<pid_t>{})) {
+      const auto stat = read_stat(child);
+      if (!stat || stat->exit_signal != 0) {
+        continue;
+      }
+      const bool named = stat->comm == kName;
+      // One that ended before it was named did so by its exit frame.
+      if (stat->is_zombie() && (named || stat->exit_code == arch::kHelperExitCode << 8)) {
+        remains.push_back({child, RemotePtr()});
+      }
+      one_lives = one_lives || (named && !stat->is_zombie());
+    }
+  }
+  if (one_lives) {
+    return remains;  // another dumper is at work, and one of the scratches is its
+  }
   for (const Mapping& mapping : maps) {
     // Nothing in it yet: the dumper died before it wrote the magic.
     std::array<char, kMagic.size()> start{};
@@ -290,16 +327,6 @@ std::vector<HelperRemains> find_remains(const TargetMemory& memory,
         memory.read(RemotePtr(mapping.start), start.data(), start.size()) &&
         (start == kMagic || start == decltype(start){})) {
       remains.push_back({0, RemotePtr(mapping.start)});
-    }
-  }
-  for (const pid_t tid : list_threads(memory.pid()).value_or(std::vector<pid_t>{})) {
-    for (const pid_t child : list_children(memory.pid(), tid).value_or(std::vector<pid_t>{})) {
-      const auto stat = read_stat(child);
-      // One that ended before it was named did so by its exit frame.
-      if (stat && stat->is_zombie() && stat->exit_signal == 0 &&
-          (stat->comm == kName || stat->exit_code == arch::kHelperExitCode << 8)) {
-        remains.push_back({child, RemotePtr()});
-      }
     }
   }
   return remains;

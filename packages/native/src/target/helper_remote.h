@@ -74,7 +74,9 @@ class Helper {
  private:
   Helper(pid_t pid, const TargetMemory& memory, const arch::Gadgets& gadgets, RemotePtr scratch,
          const arch::Registers& registers);
+  int64_t make(const arch::Call& call);
   void secure(bool filtered);
+  void wait_for(Stop wanted, Deadline deadline);
   void set_up();
 
   pid_t pid_;
@@ -86,7 +88,7 @@ class Helper {
   ScopedFd pidfd_;
 };
 
-// Scratch mappings and zombies of a dumper that died.
+// Scratch mappings and zombies of dumpers that died.
 std::vector<HelperRemains> find_remains(const TargetMemory& memory,
                                         const std::vector<Mapping>& maps);
 

@@ -29,10 +29,10 @@ bool TargetMemory::read(RemotePtr from, void* to, size_t bytes) const {
   return try_read(from, to, bytes) == static_cast<long>(bytes);
 }
 
-bool TargetMemory::write(RemotePtr to, const void* from, size_t bytes) const {
+bool TargetMemory::write(pid_t task, RemotePtr to, const void* from, size_t bytes) {
   const iovec local{const_cast<void*>(from), bytes};
   const iovec remote{reinterpret_cast<void*>(to.value()), bytes};
-  return sys::call(SYS_process_vm_writev, pid_, &local, 1, &remote, 1, 0) ==
+  return sys::call(SYS_process_vm_writev, task, &local, 1, &remote, 1, 0) ==
          static_cast<long>(bytes);
 }
 

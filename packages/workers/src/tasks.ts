@@ -1,4 +1,4 @@
-/** What piscina loads in each worker. Imports little: every worker pays for it in memory. */
+/** What workers do. Imports little: every worker pays for it in memory. */
 import type { MessagePort } from 'node:worker_threads';
 import { addon } from '@sluice/native';
 import { DRAIN_OPS, type OpTable, type Outcome, PINNED_OPS } from './protocol.js';
