@@ -43,6 +43,11 @@ struct Call {
 // Registers that make `call` at the gadget; returning from it pops the address at `stack`.
 Registers registers_for_call(const Registers& base, const Gadgets& gadgets, const Call& call,
                              RemotePtr stack);
+// The same for a thread that a tracer holds at the entry of some system call: it makes this one.
+Registers registers_at_entry(const Registers& base, const Gadgets& gadgets, const Call& call,
+                             RemotePtr stack);
+// Registers that go back with the return frame at `frame`.
+Registers registers_for_return(const Registers& base, const Gadgets& gadgets, RemotePtr frame);
 int64_t call_result(const Registers& registers);
 RemotePtr stack_pointer(const Registers& registers);
 RemotePtr instruction_pointer(const Registers& registers);

@@ -157,6 +157,24 @@ Registers registers_for_call(const Registers& base, const Gadgets& gadgets, cons
   return registers;
 }
 
+Registers registers_at_entry(const Registers& base, const Gadgets& gadgets, const Call& call,
+                             RemotePtr stack) {
+  Registers registers = registers_for_call(base, gadgets, call, stack);
+  registers.rip += kSyscallInstructionBytes;
+  registers.orig_rax = static_cast<uint64_t>(call.number);
+  registers.rax = static_cast<uint64_t>(-ENOSYS);  // stays if there is no such call
+  return registers;
+}
+
+Registers registers_for_return(const Registers& base, const Gadgets& gadgets, RemotePtr frame) {
+  Registers registers = base;
+  registers.rip = gadgets.sigreturn.value();
+  // As if its first word, the address of the gadget, had just been popped.
+  registers.rsp = frame.value() + sizeof(uint64_t);
+  registers.orig_rax = ~uint64_t{0};
+  return registers;
+}
+
 int64_t call_result(const Registers& registers) { return static_cast<int64_t>(registers.rax); }
 RemotePtr stack_pointer(const Registers& registers) { return RemotePtr(registers.rsp); }
 RemotePtr instruction_pointer(const Registers& registers) { return RemotePtr(registers.rip); }

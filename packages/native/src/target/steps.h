@@ -9,15 +9,17 @@ namespace sluice::steps {
 enum class Step {
   kStopped,         // nothing is changed yet
   kFrameWritten,    // the return frame is below the red zone
-  kRegistersSet,    // the thread would make the call
+  kRegistersSet,    // the thread would go back with its frame
   kSignalsBlocked,  // its signal mask is full
-  kCallEntered,     // it stands at the entry of the call
+  kReturnEntered,   // it stands at the entry of rt_sigreturn
+  kCallEntered,     // which has become the entry of the call
   kCallLeft,        // it stands at the exit of the call
   kCloned,          // the helper exists, and is not yet secured
   kMaskReturned,    // its own signal mask is back
   kPutBack,         // and its registers
+  kHelperNamed,     // the helper has its name
   kHelperSecured,   // PTRACE_O_EXITKILL is set
-  kHelperReady,     // the helper has its name and nothing of the target's
+  kHelperReady,     // the helper has nothing of the target's any more
 };
 
 inline std::atomic<void (*)(Step)> g_hook{nullptr};

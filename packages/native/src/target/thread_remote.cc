@@ -125,7 +125,8 @@ bool RemoteThread::try_thread(pid_t tid, const std::vector<Mapping>& maps, Deadl
   if (!tracee.get_registers(&original_) || !tracee.get_signal_mask(&signal_mask_)) {
     return false;
   }
-  // At once, so that a call that only our stop interrupted is made again whoever lets the thread go.
+  // At once, so that a call that only our stop interrupted is made again whoever lets the thread
+  // go.
   if (arch::restart_if_merely_stopped(&original_)) {
     tracee.set_registers(original_);
   }
@@ -136,7 +137,7 @@ bool RemoteThread::try_thread(pid_t tid, const std::vector<Mapping>& maps, Deadl
       frame_room(maps, arch::stack_pointer(original_), arch::thread_pointer(original_),
                  arch::return_frame_bytes(xstate.size()));
   if (!room || xstate.empty() || in_restartable_sequence(&tracee, original_) ||
-      !gadgets_stand(memory_, gadgets_)) {
+      !gadgets_stand(TargetMemory(tid), gadgets_)) {
     return false;
   }
   long options = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE;
@@ -150,7 +151,7 @@ bool RemoteThread::try_thread(pid_t tid, const std::vector<Mapping>& maps, Deadl
   }
   frame_ = *room;
   const auto frame = arch::return_frame(frame_, original_, xstate, signal_mask_, gadgets_);
-  if (!memory_.write(frame_, frame.data(), frame.size())) {
+  if (!TargetMemory::write(tid, frame_, frame.data(), frame.size())) {
     return false;
   }
   steps::at(steps::Step::kFrameWritten);
@@ -190,9 +191,11 @@ void RemoteThread::advance_to_syscall_stop() {
         steps::at(steps::Step::kCloned);
         break;
       case Stop::kSignal:
-        // Only SIGSTOP cannot be blocked. It is sent anew when the thread is back to itself.
-        deferred_signal_ = tracee_->take_signal();
-        break;
+        if (tracee_->signal() != SIGSTOP) {
+          tracee_->take_signal();
+          throw Error("INJECTION", memory_.pid(), "", 0, "an injected call was hit by a signal");
+        }
+        break;  // cannot be blocked; the thread works on for us in a stopped process
       case Stop::kEvent:
         break;
       case Stop::kGone:
@@ -209,7 +212,7 @@ int64_t RemoteThread::call(const arch::Call& call) {
     return -fault.errnum;
   }
   for (int repeats = 0;; ++repeats) {
-    if (!tracee_->set_registers(arch::registers_for_call(original_, gadgets_, call, frame_))) {
+    if (!tracee_->set_registers(arch::registers_for_return(original_, gadgets_, frame_))) {
       throw_exited(memory_.pid());
     }
     changed_ = true;
@@ -217,6 +220,10 @@ int64_t RemoteThread::call(const arch::Call& call) {
     tracee_->set_signal_mask(kAllSignals);
     steps::at(steps::Step::kSignalsBlocked);
     advance_to_syscall_stop();
+    steps::at(steps::Step::kReturnEntered);
+    if (!tracee_->set_registers(arch::registers_at_entry(original_, gadgets_, call, frame_))) {
+      throw_exited(memory_.pid());
+    }
     steps::at(steps::Step::kCallEntered);
     advance_to_syscall_stop();
     steps::at(steps::Step::kCallLeft);
@@ -259,7 +266,9 @@ void RemoteThread::put_back() {
           there = true;
           break;
         case Stop::kSignal:
-          deferred_signal_ = tracee_->take_signal();
+          if (tracee_->signal() != SIGSTOP) {
+            tracee_->take_signal();
+          }
           break;
         case Stop::kGone:
         case Stop::kTimeout:
@@ -281,9 +290,6 @@ RemoteThread::~RemoteThread() {
   }
   if (tracee_->stopped()) {
     tracee_->detach();
-  }
-  if (deferred_signal_ != 0) {
-    kill(memory_.pid(), deferred_signal_);
   }
 }
 

@@ -8,15 +8,22 @@
 //
 //   1. stop the thread                      the kernel lets it go
 //   2. write the frame below the red zone   nobody reads there
-//   3. set registers to (call, frame)       it makes the call, then the frame restores everything
+//   3. set registers to rt_sigreturn        the frame restores everything
 //   4. block its signals                    as 3: the frame has the signal mask
-//   5. the call runs; again from 3          as 3
-//   6. give back its signal mask            as 3
-//   7. give back its registers              it goes on where it was
-//   8. detach
+//   5. let it go to the entry of that call  as 3
+//   6. make it another call there           that call is made, and then as 3
+//   7. the call runs; again from 3          as 3
+//   8. give back its signal mask            as 3
+//   9. give back its registers              it goes on where it was
+//  10. detach
 //
-// Step 5 uses PTRACE_SYSCALL and not PTRACE_SINGLESTEP: the kernel takes back the former when a
-// tracer dies, but leaves the trap flag of the latter set, and the thread would die of SIGTRAP.
+// The detour over the entry of rt_sigreturn is for targets with a seccomp filter. The tracer
+// suspends that, and a thread that it lets go before the call would be killed for making it. What
+// remains is the time from 6 until the kernel has looked at the filter, some instructions later.
+//
+// The call runs with PTRACE_SYSCALL and not PTRACE_SINGLESTEP: the kernel takes back the former
+// when a tracer dies, but leaves the trap flag of the latter set, and the thread would die of
+// SIGTRAP.
 //
 // Only a thread whose stack has room for the frame will do, so the stack must be known to be one:
 // the [stack] of the main thread, or a mapping with a guard below that holds the thread's own
@@ -53,6 +60,7 @@ class RemoteThread {
   // The same for clone; the child is attached to this tracer and stopped, or about to be.
   // Throws INJECTION.
   pid_t clone(uint64_t flags, RemotePtr stack);
+  pid_t tid() const { return tracee_->tid(); }
   // The registers that the thread came with.
   const arch::Registers& registers() const { return original_; }
   // How long it has been stopped.
@@ -73,7 +81,6 @@ class RemoteThread {
   RemotePtr frame_;
   Clock::time_point stopped_since_;
   pid_t cloned_ = 0;
-  int deferred_signal_ = 0;
   bool changed_ = false;
 };
 
