@@ -16,7 +16,7 @@ export type VmaKind =
   | 'shared-file'
   /** Shared anonymous, memfd, System V, tmpfs: all data of the object is stored, the rest reads as zeros. */
   | 'shared-memory'
-  /** Mapping of a file that no path leads to any more: all pages up to its end are stored. */
+  /** Mapping of a file that no path leads to any more: all its data is stored, holes are not. */
   | 'deleted-file'
   /** `[vdso]`: stored whole. */
   | 'vdso'

@@ -89,9 +89,10 @@ function layOut(
         layout.leftOut.push({ start: address, end: address + BigInt(PAGE), reason: 'unreadable' });
         layout.pages.set(page, 'ERR_SLUICE_LEFT_OUT');
       } else {
-        const zeros = kind === 'anonymous' || kind === 'shared-memory';
         const offset = (filePage + i) * PAGE;
-        const inFile = mapsFile && kind !== 'deleted-file' && offset < FILE_BYTES;
+        const inFile = mapsFile && offset < FILE_BYTES;
+        const hole = kind === 'deleted-file' && inFile;
+        const zeros = kind === 'anonymous' || kind === 'shared-memory' || hole;
         const bytes = zeros ? new Uint8Array(PAGE) : inFile && pageAt(fileBytes, offset);
         layout.pages.set(page, bytes || 'ERR_SLUICE_LEFT_OUT');
       }

@@ -97,11 +97,19 @@ export class AddressSpace {
       case 'excluded':
         throw this.#notHad(page, vma.leftOut);
       case 'deleted-file':
-      case 'vdso': {
-        const beyond = vma.file !== null && filePage(page, vma) >= pagesFor(vma.file.bytes);
-        throw this.#notHad(page, beyond ? BEYOND_END : 'not stored');
-      }
+        return this.#inDeletedFile(page, stop, vma);
+      case 'vdso':
+        throw this.#notHad(page, 'not stored');
     }
+  }
+
+  /** All data of the file was stored, so what was not is a hole. */
+  #inDeletedFile(page: number, end: number, vma: ManifestVma): Extent {
+    const { file } = vma;
+    if (file === null) throw this.#notHad(page, 'not stored');
+    const left = pagesFor(file.bytes) - filePage(page, vma);
+    if (left <= 0) throw this.#notHad(page, BEYOND_END);
+    return { source: { from: 'zeros' }, stop: Math.min(end, page + left) };
   }
 
   #inFile(page: number, end: number, vma: ManifestVma): Extent {

@@ -131,6 +131,9 @@ bool parse_line(std::string_view key, std::string_view raw, ProcStatus& status, 
   if (key == "CapEff") {
     return parse_hex(value, status.cap_eff);
   }
+  if (key == "voluntary_ctxt_switches") {
+    return parse_number(value, status.voluntary_switches);
+  }
   if (key == "Kthread") {
     unsigned flag = 0;
     const bool good = parse_number(value, flag);

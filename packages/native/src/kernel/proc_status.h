@@ -35,6 +35,8 @@ struct ProcStatus {
   unsigned threads = 0;
   int seccomp_mode = 0;  // 0 off, 1 strict, 2 filter
   uint64_t cap_eff = 0;
+  // How often the task gave up the processor by itself.
+  uint64_t voluntary_switches = 0;
   // From the `Kthread:` line (Linux 6.6); without it ask ProcStat::is_kernel_thread.
   std::optional<bool> kernel_thread;
 

@@ -67,10 +67,19 @@ class PlanMaker {
     const uint64_t file_end = round_up(vma.file ? vma.file->bytes : 0);
     const uint64_t in_file = file_end > mapping.offset ? file_end - mapping.offset : 0;
     const uint64_t end = std::min(mapping.end, mapping.start + in_file);
-    add_item({mapping.start, end}, std::nullopt, mapping);
+    const ScopedFd fd = files_->open(mapping);
+    const auto found =
+        fd ? data_ranges(fd.get(), mapping.offset, end - mapping.start) : std::nullopt;
+    const auto data = found.value_or(
+        std::vector<PageRange>{{mapping.offset, mapping.offset + (end - mapping.start)}});
     if (!mapping.shared) {
-      // Beyond the file's end nothing can be read, unless the file shrank under a modified page.
-      add_item({end, mapping.end}, PageFilter::kOwn, mapping);
+      add_private_on_data(mapping, data);
+      return;
+    }
+    for (const PageRange& range : data) {
+      add_item({mapping.start + (range.start - mapping.offset),
+                mapping.start + (range.end - mapping.offset)},
+               std::nullopt, mapping);
     }
   }
 

@@ -41,11 +41,18 @@ ScopedFd open_pagemap(pid_t pid) {
 
 class IoctlScan : public PageScan {
  public:
-  IoctlScan(pid_t pid, ScopedFd fd) : pid_(pid), fd_(std::move(fd)), regions_(kRegionsPerCall) {}
+  IoctlScan(pid_t pid, ScopedFd fd)
+      : pid_(pid),
+        fd_(std::move(fd)),
+        // Guard pages look swapped out, and cannot be read.
+        unwanted_(available(fd_.get(), abi::kPageIsGuard) ? uint64_t{abi::kPageIsGuard} : 0),
+        regions_(kRegionsPerCall) {}
 
-  static bool available(int fd) {
+  // Whether the kernel has the call, and knows these categories.
+  static bool available(int fd, uint64_t categories) {
     abi::PageScanArg arg{};
     arg.size = sizeof arg;
+    arg.category_mask = categories;
     return sys::call(SYS_ioctl, fd, abi::kPagemapScan, &arg) >= 0;
   }
 
@@ -57,10 +64,11 @@ class IoctlScan : public PageScan {
     arg.max_pages = kPagesPerCall;
     arg.end = range.end;
     arg.category_anyof_mask = abi::kPageIsPresent | abi::kPageIsSwapped;
+    arg.category_inverted = unwanted_;
     if (filter == PageFilter::kOwn) {
-      arg.category_inverted = abi::kPageIsFile | abi::kPageIsPfnZero;
-      arg.category_mask = arg.category_inverted;
+      arg.category_inverted |= abi::kPageIsFile | abi::kPageIsPfnZero;
     }
+    arg.category_mask = arg.category_inverted;
     arg.return_mask = abi::kPageIsPresent;
     while (range.start < range.end) {
       arg.start = range.start;
@@ -85,6 +93,7 @@ class IoctlScan : public PageScan {
  private:
   pid_t pid_;
   ScopedFd fd_;
+  uint64_t unwanted_;
   std::vector<abi::PageRegion> regions_;
 };
 
@@ -137,7 +146,8 @@ class PagemapScan : public PageScan {
 
  private:
   bool matches(uint64_t entry, PageFilter filter) const {
-    if ((entry & (abi::kPagemapPresent | abi::kPagemapSwapped)) == 0) {
+    if ((entry & (abi::kPagemapPresent | abi::kPagemapSwapped)) == 0 ||
+        (entry & abi::kPagemapGuard) != 0) {
       return false;
     }
     if (filter == PageFilter::kPresent) {
@@ -158,7 +168,7 @@ class PagemapScan : public PageScan {
 
 std::unique_ptr<PageScan> PageScan::open(pid_t pid) {
   ScopedFd fd = open_pagemap(pid);
-  if (IoctlScan::available(fd.get())) {
+  if (IoctlScan::available(fd.get(), 0)) {
     return std::make_unique<IoctlScan>(pid, std::move(fd));
   }
   return std::make_unique<PagemapScan>(pid, std::move(fd));

@@ -65,6 +65,7 @@ DumpSession::DumpSession(const SessionOptions& options)
   LaneOptions lane;
   lane.pid = pid;
   lane.mode = options_.capture;
+  lane.ended = [this] { return has_ended(); };
   lane.slot_bytes = std::max(kPageBytes, std::bit_floor(std::min(kMostSlotBytes, lane_budget)));
   lane.slots = std::max<size_t>(1, lane_budget / lane.slot_bytes);
   const size_t read_slots = kMostReadBytes / options_.lanes / lane.slot_bytes;
@@ -154,16 +155,17 @@ Error DumpSession::explain(const Error& error) const {
     return error;
   }
   const pid_t pid = options_.pid;
-  try {
+  // While it ends or executes another program, it has no memory that could be looked at.
+  for (int look = 0; look < kMostLooks; ++look) {
     if (has_ended()) {
       return Error("TARGET_EXITED", pid, "", 0, "it ended while it was dumped");
     }
-    if (program_stamp() != stamp_) {
-      return Error("TARGET_EXECED", pid, "", 0, kExeced);
+    try {
+      const bool same = program_stamp() == stamp_ && !error.is("NO_SUCH_PROCESS");
+      return same ? error : Error("TARGET_EXECED", pid, "", 0, kExeced);
+    } catch (const Error&) {
+      std::this_thread::sleep_for(kLookPause);
     }
-  } catch (const Error&) {
-    // It lives and has no memory that could be looked at: it is in the middle of it.
-    return Error("TARGET_EXECED", pid, "", 0, kExeced);
   }
   return error;
 }
@@ -245,6 +247,9 @@ void DumpSession::capture_frozen() {
   wait_until_stoppable(options_.pid, patience());
   frozen_.store(true, std::memory_order_relaxed);
   Freeze freeze(options_.pid, tracer_->pid(), patience());
+  if (has_ended()) {
+    throw Error("TARGET_EXITED", options_.pid, "", 0, "it ended before it was frozen");
+  }
   if (program_stamp() != stamp_) {
     throw Error("TARGET_EXECED", options_.pid, "", 0, kExeced);
   }
@@ -277,6 +282,9 @@ std::vector<std::string> DumpSession::control_detach() {
         const TargetMemory memory(options_.pid);
         const auto maps = read_maps(options_.pid);
         RemoteThread thread(memory, find_gadgets(memory, maps), maps, Clock::now() + kDetachLimit);
+        if (has_ended()) {
+          throw Error("TARGET_EXITED", options_.pid, "", 0, "its pid belongs to another process");
+        }
         remains = remove_remains(&thread, std::move(remains));
       });
     }

@@ -1,15 +1,38 @@
 #include "session/exchange.h"
 
 #include <algorithm>
+#include <chrono>
+#include <string>
 
 #include "base/error.h"
 
 namespace sluice {
+namespace {
+
+constexpr std::chrono::seconds kStallLimit{10};
+
+}  // namespace
 
 template <typename Ready>
 void Exchange::wait(std::unique_lock<std::mutex>* lock, std::condition_variable* changed,
                     Ready ready) {
   changed->wait(*lock, [&] { return over_ || ready(); });
+  throw_if_over();
+}
+
+template <typename Ready>
+void Exchange::wait_while_moving(Ready ready) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  uint64_t seen = moves_;
+  while (!progress_.wait_for(lock, kStallLimit, [&] { return over_ || ready(); })) {
+    if (moves_ == seen) {
+      throw Error("FREEZE_TIMEOUT", 0, "", 0,
+                  "no page moved for " + std::to_string(kStallLimit.count()) +
+                      " s while it was frozen: the disk stands still, or reading the memory waits "
+                      "for the process itself");
+    }
+    seen = moves_;
+  }
   throw_if_over();
 }
 
@@ -71,13 +94,11 @@ void Exchange::open_gate() {
 }
 
 void Exchange::wait_lanes() {
-  std::unique_lock<std::mutex> lock(mutex_);
-  wait(&lock, &progress_, [&] { return lanes_done_ == lanes_; });
+  wait_while_moving([&] { return lanes_done_ == lanes_; });
 }
 
 void Exchange::wait_drains() {
-  std::unique_lock<std::mutex> lock(mutex_);
-  wait(&lock, &progress_, [&] { return drains_done_ == drains_; });
+  wait_while_moving([&] { return drains_done_ == drains_; });
 }
 
 Slot* Exchange::take_empty(size_t lane) {
@@ -92,6 +113,7 @@ void Exchange::give_filled(Slot* slot) {
   const std::lock_guard<std::mutex> lock(mutex_);
   pinned_bytes_ += slot->bytes;
   pinned_peak_bytes_ = std::max(pinned_peak_bytes_, pinned_bytes_);
+  ++moves_;
   filled_.push_back(slot);
   filled_some_.notify_one();
 }
@@ -116,6 +138,7 @@ Slot* Exchange::take_filled() {
 
 void Exchange::give_empty(Slot* slot) {
   const std::lock_guard<std::mutex> lock(mutex_);
+  ++moves_;
   pinned_bytes_ -= slot->bytes;
   slot->clear();
   // The one used last is used next: its memory is still in the processor's cache.

@@ -39,9 +39,11 @@ class Exchange {
 
   // ---- control, after the gate
   void open_gate();
-  // Waits until the lanes have fed all they have. Throws CANCELLED.
+  // Waits until the lanes have fed all they have. Throws CANCELLED, and FREEZE_TIMEOUT when nothing
+  // has moved for long: what is captured may depend on the frozen target itself (its own
+  // userfaultfd or file server), and then only thawing it helps.
   void wait_lanes();
-  // Waits until every slot is drained. Throws CANCELLED.
+  // Waits until every slot is drained. Throws the same.
   void wait_drains();
 
   // ---- lanes
@@ -60,6 +62,8 @@ class Exchange {
  private:
   template <typename Ready>
   void wait(std::unique_lock<std::mutex>* lock, std::condition_variable* changed, Ready ready);
+  template <typename Ready>
+  void wait_while_moving(Ready ready);
   void throw_if_over() const;
 
   mutable std::mutex mutex_;
@@ -80,6 +84,7 @@ class Exchange {
   bool open_ = false;
   bool over_ = false;
   std::exception_ptr error_;
+  uint64_t moves_ = 0;  // of slots
   uint64_t pinned_bytes_ = 0;
   uint64_t pinned_peak_bytes_ = 0;
 };

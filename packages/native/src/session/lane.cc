@@ -60,11 +60,15 @@ void Lane::start_helper(LaneAttached* attached) {
   }
   auto thread =
       std::make_unique<RemoteThread>(*memory_, gadgets, maps, Clock::now() + kAttachLimit);
+  if (options_.ended()) {
+    throw Error("TARGET_EXITED", options_.pid, "", 0, "its pid belongs to another process now");
+  }
   if (options_.index == 0) {
     const auto left = remove_remains(thread.get(), find_remains(*memory_, maps));
     remains_.insert(remains_.end(), left.begin(), left.end());
   }
-  helper_ = Helper::start(std::move(thread), *memory_, gadgets, maps, &attached->stopped_us);
+  helper_ =
+      Helper::start(std::move(thread), *memory_, gadgets, maps, &attached->stopped_us, &remains_);
   try {
     make_slots();
   } catch (...) {

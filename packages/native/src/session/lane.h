@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -33,6 +34,8 @@ struct LaneOptions {
   // Fewer where each has a buffer of the dumper's own memory behind it.
   size_t read_slots = 1;
   uint64_t slot_bytes = 0;
+  // The process that was opened is gone, so that its pid may be another's.
+  std::function<bool()> ended = [] { return false; };
 };
 
 struct LaneAttached {

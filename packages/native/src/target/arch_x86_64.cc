@@ -94,6 +94,9 @@ bool starts_with(std::span<const uint8_t> code, const uint8_t (&pattern)[N]) {
 
 template <size_t N>
 std::optional<size_t> find(std::span<const uint8_t> code, const uint8_t (&pattern)[N]) {
+  if (code.empty()) {
+    return std::nullopt;
+  }
   const void* hit = memmem(code.data(), code.size(), pattern, N);
   if (hit == nullptr) {
     return std::nullopt;
@@ -300,11 +303,13 @@ bool restart_if_merely_stopped(Registers* registers) {
     // Sockets with SO_RCVTIMEO or SO_SNDTIMEO.
     case SYS_accept:
     case SYS_accept4:
+    case SYS_connect:
     case SYS_recvfrom:
     case SYS_recvmsg:
     case SYS_recvmmsg:
     case SYS_sendto:
     case SYS_sendmsg:
+    case SYS_sendmmsg:
     case SYS_read:
     case SYS_readv:
     case SYS_write:

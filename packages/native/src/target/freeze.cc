@@ -1,6 +1,5 @@
 #include "target/freeze.h"
 
-#include <set>
 #include <thread>
 
 #include "base/error.h"
@@ -11,16 +10,22 @@ namespace sluice {
 
 namespace {
 
-// A thread that is uninterruptible at each of so many looks is stuck.
+// A thread that is uninterruptible at each of so many looks, and did not run between them, is
+// stuck. Without the latter a database that reads all the time would look stuck.
 constexpr int kLooksUntilStuck = 20;
 constexpr std::chrono::milliseconds kLookPause{1};
+// For killed threads to be zombies; what takes longer is reaped by the end of the tracer task.
+constexpr std::chrono::seconds kReapLimit{1};
 
-std::set<pid_t> uninterruptible_threads(pid_t pid) {
-  std::set<pid_t> found;
+// By thread, how often it gave up the processor.
+using Sleepers = std::map<pid_t, uint64_t>;
+
+Sleepers uninterruptible_threads(pid_t pid) {
+  Sleepers found;
   for (const pid_t tid : list_threads(pid).value_or(std::vector<pid_t>{})) {
     const auto status = read_thread_status(pid, tid);
     if (status && status->state == 'D') {
-      found.insert(tid);
+      found.emplace(tid, status->voluntary_switches);
     }
   }
   return found;
@@ -28,13 +33,16 @@ std::set<pid_t> uninterruptible_threads(pid_t pid) {
 
 // In the first set at each look; none if all were seen otherwise once.
 pid_t find_stuck_thread(pid_t pid) {
-  std::set<pid_t> stuck = uninterruptible_threads(pid);
+  Sleepers stuck = uninterruptible_threads(pid);
   for (int look = 1; look < kLooksUntilStuck && !stuck.empty(); ++look) {
     std::this_thread::sleep_for(kLookPause);
-    const std::set<pid_t> now = uninterruptible_threads(pid);
-    std::erase_if(stuck, [&](pid_t tid) { return !now.contains(tid); });
+    const Sleepers now = uninterruptible_threads(pid);
+    std::erase_if(stuck, [&](const auto& sleeper) {
+      const auto found = now.find(sleeper.first);
+      return found == now.end() || found->second != sleeper.second;
+    });
   }
-  return stuck.empty() ? 0 : *stuck.begin();
+  return stuck.empty() ? 0 : stuck.begin()->first;
 }
 
 }  // namespace
@@ -95,6 +103,13 @@ size_t Freeze::seize_new() {
   return found;
 }
 
+// A main thread that ended before the others: wait(2) does not tell of it until they have ended
+// too.
+bool Freeze::is_zombie(pid_t tid) const {
+  const auto status = read_thread_status(pid_, tid);
+  return !status || status->is_zombie();
+}
+
 // Looks at all threads in turn, not at one after the other: those that sleep in a system call stop
 // at once, and note_stopped should not come later for them than need be.
 void Freeze::wait_all(const Patience& patience) {
@@ -108,14 +123,19 @@ void Freeze::wait_all(const Patience& patience) {
         continue;
       }
       const Stop stop = tracee.poll();
-      if (stop == Stop::kGone) {
+      if (stop == Stop::kGone || (stop == Stop::kTimeout && pacer.slow() && is_zombie(it->first))) {
         it = threads_.erase(it);
         continue;
       }
-      if (stop == Stop::kTimeout) {
-        running = it->first;
+      if (stop == Stop::kEvent) {
+        note_stopped(&it->second);
       } else {
-        note_stopped(&it->second);  // a signal it was about to receive is handed on at the end
+        running = it->first;
+      }
+      if (stop != Stop::kEvent && stop != Stop::kTimeout) {
+        // With the signal it was about to receive, which would be lost if the dumper died while the
+        // thread stands before it. Our stop comes before its handler runs.
+        tracee.resume();
       }
       ++it;
     }
@@ -161,6 +181,23 @@ void Freeze::thaw() {
     }
   }
   frozen_us_ = microseconds_since(start_);
+  reap_killed();
+}
+
+// What could not be let go was killed meanwhile.
+void Freeze::reap_killed() {
+  const Deadline deadline = Clock::now() + kReapLimit;
+  LookPacer pacer;
+  for (;;) {
+    bool all_gone = true;
+    for (auto& [tid, frozen] : threads_) {
+      all_gone = (!frozen.tracee.attached() || frozen.tracee.poll() == Stop::kGone) && all_gone;
+    }
+    if (all_gone || Clock::now() >= deadline) {
+      return;
+    }
+    pacer.pause();
+  }
 }
 
 Freeze::~Freeze() { thaw(); }

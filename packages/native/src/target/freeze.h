@@ -59,7 +59,9 @@ class Freeze {
 
   size_t seize_new();
   void wait_all(const Patience& patience);
+  bool is_zombie(pid_t tid) const;
   void note_stopped(Frozen* frozen);
+  void reap_killed();
 
   pid_t pid_;
   pid_t tracer_;

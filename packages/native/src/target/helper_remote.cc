@@ -33,14 +33,16 @@ constexpr std::array<char, 16> kMagic = {'S', 'l', 'u', 'i', 'c', 'e', ' ', 's',
                                          'c', 'r', 'a', 't', 'c', 'h', '0', '1'};
 constexpr char kName[] = "sluice-helper";
 constexpr uint64_t kNameOffset = 64;
+constexpr uint64_t kRootOffset = 96;
+constexpr char kRoot[] = "/";
 constexpr uint64_t kFrameOffset = 1024;
 constexpr uint64_t kIovecOffset = 4096;
 constexpr uint64_t kResultOffset = kScratchBytes - 4096;
 static_assert(kIovecOffset + kMostIovecs * sizeof(iovec) <= kResultOffset);
 
-// Memory of the target, its working directory and nothing else; no signal to anyone when it ends,
-// so that the target's own wait(2) does not see it.
-constexpr uint64_t kCloneFlags = CLONE_VM | CLONE_FS;
+// Memory of the target and nothing else (sharing its file system state would make its setns(2)
+// fail); no signal to anyone when it ends, so that the target's own wait(2) does not see it.
+constexpr uint64_t kCloneFlags = CLONE_VM;
 
 constexpr std::chrono::seconds kStartLimit{5};
 constexpr rlim_t kMostDescriptors = 1024;
@@ -67,6 +69,13 @@ bool has_scratch_shape(const Mapping& mapping) {
          mapping.start % kPlaceStride == kPlaceMark;
 }
 
+// Nothing in it yet: the dumper died before it wrote the magic.
+bool is_scratch(const TargetMemory& memory, RemotePtr at) {
+  std::array<char, kMagic.size()> start{};
+  return memory.read(at, start.data(), start.size()) &&
+         (start == kMagic || start == decltype(start){});
+}
+
 RemotePtr map_scratch(RemoteThread* thread, const TargetMemory& memory,
                       const arch::Gadgets& gadgets, const std::vector<Mapping>& maps) {
   int64_t at = -ENOMEM;
@@ -88,6 +97,7 @@ RemotePtr map_scratch(RemoteThread* thread, const TargetMemory& memory,
   const auto frame = arch::return_frame(stack, exit_registers, {}, ~uint64_t{0}, gadgets);
   if (!TargetMemory::write(thread->tid(), scratch, kMagic.data(), kMagic.size()) ||
       !TargetMemory::write(thread->tid(), scratch + kNameOffset, kName, sizeof kName) ||
+      !TargetMemory::write(thread->tid(), scratch + kRootOffset, kRoot, sizeof kRoot) ||
       !TargetMemory::write(thread->tid(), stack, frame.data(), frame.size())) {
     thread->call(make_call(SYS_munmap, {scratch.value(), kScratchBytes}));
     throw Error("INJECTION", memory.pid(), "process_vm_writev", EFAULT,
@@ -111,7 +121,8 @@ Helper::Helper(pid_t pid, const TargetMemory& memory, const arch::Gadgets& gadge
 
 std::unique_ptr<Helper> Helper::start(std::unique_ptr<RemoteThread> thread,
                                       const TargetMemory& memory, const arch::Gadgets& gadgets,
-                                      const std::vector<Mapping>& maps, double* stopped_us) {
+                                      const std::vector<Mapping>& maps, double* stopped_us,
+                                      std::vector<HelperRemains>* remains) {
   const auto status = read_status(memory.pid());
   const RemotePtr scratch = map_scratch(thread.get(), memory, gadgets, maps);
   const arch::Registers registers = thread->registers();
@@ -125,16 +136,24 @@ std::unique_ptr<Helper> Helper::start(std::unique_ptr<RemoteThread> thread,
   std::unique_ptr<Helper> helper(new Helper(pid, memory, gadgets, scratch, registers));
   *stopped_us = thread->stopped_us();
   thread.reset();
-  helper->secure(status && status->seccomp_mode != 0);
-  steps::at(steps::Step::kHelperSecured);
-  helper->set_up();
+  try {
+    helper->secure(status && status->seccomp_mode != 0);
+    steps::at(steps::Step::kHelperSecured);
+    helper->set_up();
+  } catch (...) {
+    const HelperRemains left = helper->end();
+    if (remains != nullptr) {
+      remains->push_back(left);
+    }
+    throw;
+  }
   steps::at(steps::Step::kHelperReady);
   return helper;
 }
 
-// From here on it dies with the tracer. Before, it would go to its exit frame; so the call that names
-// it is made as in a thread of the target (thread_remote.h), and it always ends as one of the two
-// that find_remains knows: with its exit code, or with its name.
+// From here on it dies with the tracer. Before, it would go to its exit frame; so the call that
+// names it is made as in a thread of the target (thread_remote.h), and it always ends as one of the
+// two that find_remains knows: with its exit code, or with its name.
 void Helper::secure(bool filtered) {
   const Deadline deadline = Clock::now() + kStartLimit;
   wait_for(Stop::kEvent, deadline);
@@ -172,7 +191,12 @@ void Helper::wait_for(Stop wanted, Deadline deadline) {
 
 void Helper::set_up() {
   // While it holds copies of the target's descriptors, nothing that the target closes is closed.
-  call(make_call(SYS_close_range, {0, ~uint32_t{0}, 0}));
+  const int64_t closed = call(make_call(SYS_close_range, {0, ~uint32_t{0}, 0}));
+  if (closed < 0) {
+    throw Error("INJECTION", memory_.pid(), "close_range", static_cast<int>(-closed),
+                "the helper cannot let go of the target's descriptors");
+  }
+  call(make_call(SYS_chdir, {(scratch_ + kRootOffset).value()}));
   call(make_call(SYS_madvise, {scratch_.value(), kScratchBytes, MADV_DONTFORK}));
   pidfd_.reset(static_cast<int>(sys::call(SYS_pidfd_open, pid_, 0)));
 
@@ -262,22 +286,33 @@ HelperPipe Helper::make_pipe() {
 
 HelperRemains Helper::end() {
   HelperRemains remains{pid_, scratch_};
-  if (tracee_.attached()) {
-    if (call(make_call(SYS_munmap, {scratch_.value(), kScratchBytes})) == 0) {
-      remains.scratch = RemotePtr();
-    }
-    kill(pid_, SIGKILL);
-    tracee_.wait_gone();
+  if (tracee_.stopped() && call(make_call(SYS_munmap, {scratch_.value(), kScratchBytes})) == 0) {
+    remains.scratch = RemotePtr();
   }
+  leave();
   return remains;
 }
 
-Helper::~Helper() {
-  if (tracee_.attached()) {
-    kill(pid_, SIGKILL);
-    tracee_.wait_gone();
+// It ends by a call of its own: killing a task of another user may not be allowed.
+void Helper::leave() {
+  if (tracee_.stopped()) {
+    tracee_.set_registers(arch::registers_for_exit(registers_, gadgets_, scratch_ + kFrameOffset));
+    tracee_.resume();
+  }
+  const Deadline deadline = Clock::now() + kStartLimit;
+  while (tracee_.attached()) {
+    const Stop stop = tracee_.wait(deadline);
+    if (stop == Stop::kTimeout) {
+      return;  // it dies with the tracer task
+    }
+    if (stop != Stop::kGone) {
+      tracee_.take_signal();
+      tracee_.resume();
+    }
   }
 }
+
+Helper::~Helper() { leave(); }
 
 std::vector<RemotePtr> scratch_places(const std::vector<Mapping>& maps) {
   PageRange gap;
@@ -321,11 +356,7 @@ std::vector<HelperRemains> find_remains(const TargetMemory& memory,
     return remains;  // another dumper is at work, and one of the scratches is its
   }
   for (const Mapping& mapping : maps) {
-    // Nothing in it yet: the dumper died before it wrote the magic.
-    std::array<char, kMagic.size()> start{};
-    if (has_scratch_shape(mapping) &&
-        memory.read(RemotePtr(mapping.start), start.data(), start.size()) &&
-        (start == kMagic || start == decltype(start){})) {
+    if (has_scratch_shape(mapping) && is_scratch(memory, RemotePtr(mapping.start))) {
       remains.push_back({0, RemotePtr(mapping.start)});
     }
   }
@@ -335,6 +366,10 @@ std::vector<HelperRemains> find_remains(const TargetMemory& memory,
 std::vector<HelperRemains> remove_remains(RemoteThread* thread,
                                           std::vector<HelperRemains> remains) {
   std::erase_if(remains, [&](HelperRemains& item) {
+    // What stands there now may be something else, if the target has become another program.
+    if (item.scratch && !is_scratch(TargetMemory(thread->tid()), item.scratch)) {
+      item.scratch = RemotePtr();
+    }
     if (item.scratch &&
         thread->call(make_call(SYS_munmap, {item.scratch.value(), kScratchBytes})) == 0) {
       item.scratch = RemotePtr();
@@ -342,7 +377,11 @@ std::vector<HelperRemains> remove_remains(RemoteThread* thread,
     for (int tries = 0; item.zombie != 0 && tries < kReapTries; ++tries) {
       // The target knows the helper by the pid in its own namespace.
       const auto status = read_status(item.zombie);
-      const pid_t known_as = status ? status->ns_pids.back() : item.zombie;
+      if (!status) {
+        item.zombie = 0;  // the target has reaped it by itself
+        break;
+      }
+      const pid_t known_as = status->ns_pids.back();
       const int64_t reaped = thread->call(
           make_call(SYS_wait4, {static_cast<uint64_t>(known_as), 0, __WALL | WNOHANG, 0}));
       if (reaped == known_as || reaped == -ECHILD) {

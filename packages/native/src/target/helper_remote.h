@@ -52,10 +52,12 @@ struct HelperRemains {
 class Helper {
  public:
   // Makes one through `thread`, and puts back and releases the thread as soon as that is possible.
-  // Throws INJECTION (a limit of the target forbids it), TARGET_EXITED, FREEZE_TIMEOUT.
+  // What is left of one that failed is added to `remains`. Throws INJECTION (a limit of the target
+  // forbids it), TARGET_EXITED, FREEZE_TIMEOUT.
   static std::unique_ptr<Helper> start(std::unique_ptr<RemoteThread> thread,
                                        const TargetMemory& memory, const arch::Gadgets& gadgets,
-                                       const std::vector<Mapping>& maps, double* stopped_us);
+                                       const std::vector<Mapping>& maps, double* stopped_us,
+                                       std::vector<HelperRemains>* remains = nullptr);
   ~Helper();
   Helper(const Helper&) = delete;
   Helper& operator=(const Helper&) = delete;
@@ -78,6 +80,7 @@ class Helper {
   void secure(bool filtered);
   void wait_for(Stop wanted, Deadline deadline);
   void set_up();
+  void leave();
 
   pid_t pid_;
   const TargetMemory& memory_;

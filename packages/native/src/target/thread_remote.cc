@@ -288,9 +288,6 @@ RemoteThread::~RemoteThread() {
   if (tracee_->stopped()) {
     put_back();
   }
-  if (tracee_->stopped()) {
-    tracee_->detach();
-  }
 }
 
 }  // namespace sluice

@@ -20,6 +20,11 @@ namespace {
 constexpr int kEagerLooks = 2000;
 constexpr timespec kPause{0, 100'000};
 
+constexpr int kSeizeTries = 3;
+
+// For a task that was killed to be a zombie. Long if it shares its end with others (a core dump).
+constexpr std::chrono::milliseconds kDyingLimit{100};
+
 // Enough for every state component known today, with AMX 11 KiB.
 constexpr size_t kMostXstateBytes = 16384;
 
@@ -35,16 +40,19 @@ constexpr size_t kMostXstateBytes = 16384;
 }  // namespace
 
 void LookPacer::pause() {
-  if (++looks_ < kEagerLooks) {
-    sched_yield();
-  } else {
+  ++looks_;
+  if (slow()) {
     nanosleep(&kPause, nullptr);
+  } else {
+    sched_yield();
   }
 }
 
+bool LookPacer::slow() const { return looks_ >= kEagerLooks; }
+
 Tracee::~Tracee() {
-  if (attached_ && stopped_) {
-    detach();
+  if (attached_ && stopped_ && !detach()) {
+    wait(Clock::now() + kDyingLimit);
   }
 }
 
@@ -59,19 +67,25 @@ bool Tracee::request(long request, long address, long data) {
 }
 
 bool Tracee::seize(long options) {
-  const long result = sys::call(SYS_ptrace, PTRACE_SEIZE, tid_, 0, options);
-  if (result == -ESRCH) {
-    return false;
-  }
-  if (result < 0) {
+  for (int tries = 0;; ++tries) {
+    const long result = sys::call(SYS_ptrace, PTRACE_SEIZE, tid_, 0, options);
+    if (result >= 0) {
+      attached_ = true;
+      return true;
+    }
+    if (result == -ESRCH) {
+      return false;
+    }
     const auto status = read_status(tid_);
     if (!status || status->is_zombie()) {
       return false;
     }
-    throw_refused(tid_, static_cast<int>(-result));
+    // Refused as a zombie, it may live again by now: execve gives the id of the main thread to
+    // another one.
+    if (status->tracer_pid != 0 || tries == kSeizeTries) {
+      throw_refused(tid_, static_cast<int>(-result));
+    }
   }
-  attached_ = true;
-  return true;
 }
 
 void Tracee::adopt() { attached_ = true; }
@@ -202,8 +216,8 @@ bool Tracee::single_step() {
 
 bool Tracee::detach() {
   stopped_ = false;
-  attached_ = false;
-  return request(PTRACE_DETACH, 0, std::exchange(signal_, 0));
+  attached_ = !request(PTRACE_DETACH, 0, std::exchange(signal_, 0));
+  return !attached_;
 }
 
 }  // namespace sluice

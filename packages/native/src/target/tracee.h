@@ -26,6 +26,8 @@ inline double microseconds_since(Clock::time_point start) {
 class LookPacer {
  public:
   void pause();
+  // It takes longer than it should.
+  bool slow() const;
 
  private:
   int looks_ = 0;
@@ -87,7 +89,9 @@ class Tracee {
   bool resume();
   bool resume_to_syscall();
   bool single_step();
-  // Lets the task go, with the signal it was about to receive.
+  // Lets the task go, with the signal it was about to receive. False: it was killed. Then it has to
+  // be waited for, or the tracer's claim on its zombie keeps its process from ending and from
+  // execve.
   bool detach();
 
  private:
