@@ -3,6 +3,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "kernel/proc_stat.h"
 #include "kernel/proc_status.h"
 #include "kernel/proc_task.h"
 
@@ -62,7 +63,7 @@ void wait_until_stoppable(pid_t pid, const Patience& patience) {
 // all known ones have stopped has found them all.
 Freeze::Freeze(pid_t pid, pid_t tracer, const Patience& patience)
     : pid_(pid), tracer_(tracer), start_(Clock::now()) {
-  while (seize_new() > 0) {
+  while (seize_new() > 0 || some_are_missing()) {
     wait_all(patience);
     if (Clock::now() >= patience.deadline) {
       throw Error("FREEZE_TIMEOUT", pid_, "", 0,
@@ -73,6 +74,13 @@ Freeze::Freeze(pid_t pid, pid_t tracer, const Patience& patience)
     throw Error("TARGET_EXITED", pid_, "", 0, "the process ended before it was frozen");
   }
   freezing_us_ = microseconds_since(start_);
+}
+
+// A list of threads that is read while others end may leave out some that live.
+bool Freeze::some_are_missing() const {
+  const auto stat = read_stat(pid_);
+  const size_t known = threads_.size() + (stat && stat->is_zombie() ? 1 : 0);
+  return stat && !threads_.empty() && stat->num_threads > known;
 }
 
 // Interrupts each thread as it is found, so that all of them come to a stop side by side.
@@ -118,13 +126,17 @@ void Freeze::wait_all(const Patience& patience) {
     pid_t running = 0;
     for (auto it = threads_.begin(); it != threads_.end();) {
       Tracee& tracee = it->second.tracee;
-      if (tracee.stopped()) {
-        ++it;
+      const bool stood = tracee.stopped();
+      // Once it takes long, also those that stood: what a thread that calls execve kills must be
+      // reaped, or it waits for us and we for it.
+      const Stop stop = stood && !pacer.slow() ? Stop::kTimeout : tracee.poll();
+      if (stop == Stop::kGone ||
+          (stop == Stop::kTimeout && !stood && pacer.slow() && is_zombie(it->first))) {
+        it = threads_.erase(it);
         continue;
       }
-      const Stop stop = tracee.poll();
-      if (stop == Stop::kGone || (stop == Stop::kTimeout && pacer.slow() && is_zombie(it->first))) {
-        it = threads_.erase(it);
+      if (stood) {
+        ++it;
         continue;
       }
       if (stop == Stop::kEvent) {

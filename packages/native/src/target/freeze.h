@@ -58,6 +58,7 @@ class Freeze {
   };
 
   size_t seize_new();
+  bool some_are_missing() const;
   void wait_all(const Patience& patience);
   bool is_zombie(pid_t tid) const;
   void note_stopped(Frozen* frozen);
