@@ -60,15 +60,26 @@ TEST(arch_frame_is_laid_out_as_the_kernel_reads_it) {
   const sigcontext_64& context = frame.context;
   CHECK_EQ(frame.return_address, kGadgets.sigreturn.value());
   CHECK_EQ(frame.mask, 0x123456789abcdef0u);
-  const std::pair<uint64_t, uint64_t> pairs[] = {
-      {context.r8, registers.r8},   {context.r9, registers.r9},   {context.r10, registers.r10},
-      {context.r11, registers.r11}, {context.r12, registers.r12}, {context.r13, registers.r13},
-      {context.r14, registers.r14}, {context.r15, registers.r15}, {context.di, registers.rdi},
-      {context.si, registers.rsi},  {context.bp, registers.rbp},  {context.bx, registers.rbx},
-      {context.dx, registers.rdx},  {context.ax, registers.rax},  {context.cx, registers.rcx},
-      {context.sp, registers.rsp},  {context.ip, registers.rip},  {context.flags, registers.eflags},
-      {context.cs, static_cast<uint16_t>(registers.cs)},
-      {context.ss, static_cast<uint16_t>(registers.ss)}};
+  const std::pair<uint64_t, uint64_t> pairs[] = {{context.r8, registers.r8},
+                                                 {context.r9, registers.r9},
+                                                 {context.r10, registers.r10},
+                                                 {context.r11, registers.r11},
+                                                 {context.r12, registers.r12},
+                                                 {context.r13, registers.r13},
+                                                 {context.r14, registers.r14},
+                                                 {context.r15, registers.r15},
+                                                 {context.di, registers.rdi},
+                                                 {context.si, registers.rsi},
+                                                 {context.bp, registers.rbp},
+                                                 {context.bx, registers.rbx},
+                                                 {context.dx, registers.rdx},
+                                                 {context.ax, registers.rax},
+                                                 {context.cx, registers.rcx},
+                                                 {context.sp, registers.rsp},
+                                                 {context.ip, registers.rip},
+                                                 {context.flags, registers.eflags},
+                                                 {context.cs, static_cast<uint16_t>(registers.cs)},
+                                                 {context.ss, static_cast<uint16_t>(registers.ss)}};
   for (const auto& [stored, wanted] : pairs) {
     CHECK_EQ(stored, wanted);
   }
@@ -133,13 +144,13 @@ TEST(arch_calls_that_a_stop_makes_fail_are_restarted) {
   // signal(7), "Interruption of system calls and library functions by stop signals", and sockets
   // with a timeout. The others restart by themselves, or cannot be made twice.
   const Case cases[] = {
-      {SYS_epoll_wait, true},     {SYS_epoll_pwait, true},  {SYS_epoll_pwait2, true},
-      {SYS_semop, true},          {SYS_semtimedop, true},   {SYS_rt_sigtimedwait, true},
-      {SYS_io_getevents, true},   {SYS_read, true},         {SYS_recvfrom, true},
-      {SYS_recvmsg, true},        {SYS_recvmmsg, true},     {SYS_accept, true},
-      {SYS_accept4, true},        {SYS_sendto, true},       {SYS_sendmsg, true},
-      {SYS_connect, false},       {SYS_close, false},       {SYS_nanosleep, false},
-      {SYS_poll, false},          {SYS_rt_sigsuspend, false}, {SYS_pause, false},
+      {SYS_epoll_wait, true},   {SYS_epoll_pwait, true},    {SYS_epoll_pwait2, true},
+      {SYS_semop, true},        {SYS_semtimedop, true},     {SYS_rt_sigtimedwait, true},
+      {SYS_io_getevents, true}, {SYS_read, true},           {SYS_recvfrom, true},
+      {SYS_recvmsg, true},      {SYS_recvmmsg, true},       {SYS_accept, true},
+      {SYS_accept4, true},      {SYS_sendto, true},         {SYS_sendmsg, true},
+      {SYS_connect, true},      {SYS_close, false},         {SYS_nanosleep, false},
+      {SYS_poll, false},        {SYS_rt_sigsuspend, false}, {SYS_pause, false},
       {SYS_getpid, false}};
   for (const Case& c : cases) {
     arch::Registers registers = sample_registers();

@@ -38,8 +38,8 @@ class ChildWithCode {
  public:
   explicit ChildWithCode(const std::vector<uint8_t>& code)
       : bytes_((code.size() + 4095) / 4096 * 4096),
-        memory_(::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-                       0)),
+        memory_(
+            ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)),
         child_([&] { std::memcpy(memory_, code.data(), code.size()); }) {}
   ~ChildWithCode() { ::munmap(memory_, bytes_); }
   ChildWithCode(const ChildWithCode&) = delete;
@@ -122,7 +122,7 @@ TEST(arch_search_tells_what_is_absent) {
   CHECK(child.find().complete());
   // Not in memory that may change: writable, shared, or of no file.
   const TargetMemory memory(child.pid());
-  for (bool Mapping::*flag : {&Mapping::writable, &Mapping::shared}) {
+  for (bool Mapping::* flag : {&Mapping::writable, &Mapping::shared}) {
     Mapping mapping = child.mapping();
     mapping.*flag = true;
     CHECK(!find_gadgets(memory, {mapping}).complete());

@@ -79,7 +79,6 @@ class Child {
       body();
       ::close(ready[0]);
       (void)!::write(ready[1], "r", 1);
-      ::close(ready[1]);
       return after();
     } catch (...) {
       return 255;

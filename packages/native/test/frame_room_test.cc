@@ -59,8 +59,8 @@ __attribute__((noinline)) uint64_t here() {
 // Of a thread on a stack of its own choice, with a page of this protection below.
 bool has_room_above(int protection) {
   constexpr size_t kStack = 262144;
-  char* memory = static_cast<char*>(::mmap(nullptr, kStack + 4096, PROT_READ | PROT_WRITE,
-                                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  char* memory = static_cast<char*>(
+      ::mmap(nullptr, kStack + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   CHECK_EQ(::mprotect(memory, 4096, protection), 0);
   pthread_attr_t attributes;
   ::pthread_attr_init(&attributes);

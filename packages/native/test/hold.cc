@@ -311,7 +311,8 @@ void wait_spinning(const TargetMemory& memory) {
 
 void stop_spinning(const TargetMemory& memory) {
   const uint64_t stop = 1;
-  CHECK(memory.write(RemotePtr(reinterpret_cast<uint64_t>(&state().stop)), &stop, sizeof stop));
+  CHECK(TargetMemory::write(memory.pid(), RemotePtr(reinterpret_cast<uint64_t>(&state().stop)),
+                            &stop, sizeof stop));
 }
 
 }  // namespace sluice::test

@@ -33,6 +33,11 @@ struct HeldCall {
   uint64_t args[6] = {};
 };
 
+// What these found, for the parent to read.
+struct HoldReport {
+  char wrong[512];
+};
+
 // Whether this processor and kernel have AMX.
 bool may_use_tiles();
 // Fills all registers with what `seed` gives and spins until told to stop. "" or what was wrong.

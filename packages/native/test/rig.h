@@ -68,17 +68,16 @@ class DyingDumper {
  public:
   template <typename Work>
   DyingDumper(pid_t target, steps::Step step, int times, Work work)
-      : child_(
-            [] {},
-            [&]() -> int {
-              dumper_ = ::getpid();
-              step_ = step;
-              times_ = times;
-              steps::g_hook = &DyingDumper::on_step;
-              Rig rig(target);
-              rig.task.run([&] { work(rig); });
-              return 1;
-            }) {}
+      : child_([] {},
+               [&]() -> int {
+                 dumper_ = ::getpid();
+                 step_ = step;
+                 times_ = times;
+                 steps::g_hook = &DyingDumper::on_step;
+                 Rig rig(target);
+                 rig.task.run([&] { work(rig); });
+                 return 1;
+               }) {}
 
   // Waits for its death and that of its tracer task. Needs an AdoptsOrphans around.
   void wait_dead() {
@@ -117,6 +116,7 @@ inline constexpr Death kDeaths[] = {
     {"frame written", steps::Step::kFrameWritten, 1},
     {"registers set", steps::Step::kRegistersSet, 1},
     {"signals blocked", steps::Step::kSignalsBlocked, 1},
+    {"at the return", steps::Step::kReturnEntered, 1},
     {"at the entry", steps::Step::kCallEntered, 1},
     {"at the exit", steps::Step::kCallLeft, 1},
     {"between calls", steps::Step::kRegistersSet, 2},

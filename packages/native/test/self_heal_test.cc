@@ -6,59 +6,17 @@
 #include "hold.h"
 #include "kernel/proc_status.h"
 #include "rig.h"
+#include "spinner.h"
 #include "tools.h"
 
 namespace sluice::test {
-namespace {
-
-struct Report {
-  char wrong[512];
-};
-
-// A child that spins with its registers full.
-class Spinner {
- public:
-  explicit Spinner(uint64_t seed, bool with_tiles = false)
-      : child_(
-            [] {},
-            [this, seed, with_tiles] {
-              const std::string wrong = hold_and_spin(seed, with_tiles);
-              wrong.copy(report_->wrong, sizeof report_->wrong - 1);
-              return wrong.empty() ? 0 : 1;
-            }),
-        memory_(child_.pid()),
-        mask_(status_line(child_.pid(), "SigBlk")) {
-    wait_spinning(memory_);
-  }
-  pid_t pid() const { return child_.pid(); }
-  void check(const char* after) {
-    wait_spinning(memory_);
-    CHECK_EQ(read_status(pid())->tracer_pid, 0);
-    CHECK_EQ(status_line(pid(), "SigBlk"), mask_);
-    stop_spinning(memory_);
-    const int result = child_.finish();
-    if (result != 0) {
-      throw Failure{__FILE__, __LINE__,
-                    std::string(after) + ", changed:" + report_->wrong + ", exit " +
-                        std::to_string(result)};
-    }
-  }
-
- private:
-  Shared<Report> report_;
-  Child child_;
-  TargetMemory memory_;
-  std::string mask_;
-};
-
-}  // namespace
 
 TEST(self_heal_nobody_there) { Spinner(1).check("nothing done"); }
 
 // That what the other tests rely on can fail.
 TEST(self_heal_would_see_a_changed_register) {
   for (const bool in_red_zone : {false, true}) {
-    Shared<Report> report;
+    Shared<HoldReport> report;
     Child child([] {},
                 [&] {
                   const std::string wrong = hold_and_spin(3);
@@ -76,7 +34,8 @@ TEST(self_heal_would_see_a_changed_register) {
       CHECK(tracee.get_registers(&registers));
       if (in_red_zone) {
         const uint64_t other = 1;
-        CHECK(memory.write(RemotePtr(registers.rsp - 120), &other, sizeof other));
+        CHECK(TargetMemory::write(memory.pid(), RemotePtr(registers.rsp - 120), &other,
+                                  sizeof other));
       } else {
         registers.r13 ^= 1;
         CHECK(tracee.set_registers(registers));

@@ -10,6 +10,9 @@
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
+#include <iterator>
+#include <set>
+#include <sstream>
 #include <system_error>
 
 #include "kernel/proc_file.h"
@@ -38,6 +41,21 @@ void wait_until(const char* what, bool (*condition)(void*), void* argument) {
     const timespec pause{0, 200'000};
     ::nanosleep(&pause, nullptr);
   }
+}
+
+std::vector<pid_t> threads_of(pid_t pid) {
+  const auto threads = list_threads(pid);
+  CHECK(threads.has_value());
+  return *threads;
+}
+
+std::vector<pid_t> children_of(pid_t pid) {
+  std::vector<pid_t> all;
+  for (const pid_t tid : threads_of(pid)) {
+    const auto children = list_children(pid, tid).value_or(std::vector<pid_t>{});
+    all.insert(all.end(), children.begin(), children.end());
+  }
+  return all;
 }
 
 char state_of(pid_t pid, pid_t tid) {
@@ -89,6 +107,31 @@ std::string snapshot(pid_t pid) {
     text += "\n";
   }
   return text;
+}
+
+void check_unchanged(pid_t pid, const std::string& since) {
+  const auto lines = [](const std::string& text) {
+    std::istringstream in(text);
+    std::multiset<std::string> all;
+    for (std::string line; std::getline(in, line);) {
+      all.insert(line);
+    }
+    return all;
+  };
+  const std::string now = snapshot(pid);
+  if (now == since) {
+    return;
+  }
+  const auto before = lines(since);
+  const auto after = lines(now);
+  std::vector<std::string> differing;
+  std::set_symmetric_difference(before.begin(), before.end(), after.begin(), after.end(),
+                                std::back_inserter(differing));
+  std::string text = "changed:";
+  for (const std::string& line : differing) {
+    text += (before.contains(line) ? "\n    - " : "\n    + ") + line;
+  }
+  throw Failure{__FILE__, __LINE__, text};
 }
 
 AdoptsOrphans::AdoptsOrphans() { ::prctl(PR_SET_CHILD_SUBREAPER, 1); }

@@ -5,9 +5,11 @@
 #include <sys/mman.h>
 #include <sys/types.h>
 
+#include <atomic>
 #include <cstdint>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "check.h"
@@ -58,10 +60,29 @@ void wait_until(const char* what, Condition condition) {
       what, [](void* self) -> bool { return (*static_cast<Condition*>(self))(); }, &condition);
 }
 
+// For bodies of children: returns when all `count` threads are about to call work(index).
+template <typename Work>
+void start_threads(int count, Work work) {
+  static std::atomic<int> begun;
+  begun = 0;
+  for (int i = 0; i < count; ++i) {
+    std::thread([i, work] {
+      ++begun;
+      work(i);
+    }).detach();
+  }
+  while (begun != count) {
+    std::this_thread::yield();
+  }
+}
+
 using Random = std::mt19937_64;
 // 0 to `end` - 1.
 inline uint64_t below(Random& random, uint64_t end) { return random() % end; }
 
+// Of a process that is there.
+std::vector<pid_t> threads_of(pid_t pid);
+std::vector<pid_t> children_of(pid_t pid);
 // State letter of a thread, 0 if it is gone.
 char state_of(pid_t pid, pid_t tid);
 // The system call that a task is blocked in, -1 for none.
@@ -71,8 +92,11 @@ std::string proc_text(pid_t pid, const std::string& name);
 // What follows "NAME:" and blanks in /proc/PID/status.
 std::string status_line(pid_t pid, const std::string& name);
 
-// What work in a target must leave as it was: mappings, descriptors, threads, children, signal masks.
+// What work in a target must leave as it was: mappings, descriptors, threads, children, signal
+// masks.
 std::string snapshot(pid_t pid);
+// Fails with the lines that came or went since.
+void check_unchanged(pid_t pid, const std::string& since);
 
 // Orphans of the processes that a test kills become children of this one instead of init's, so that
 // it can wait for their end. They are reaped at the end of the scope.

@@ -105,7 +105,8 @@ TEST(tracer_task_borrows_thread_local_storage) {
       texts.emplace_back(static_cast<size_t>(i), 'z');
       (void)::close(-1);
       return errno;
-    }), EBADF);
+    }),
+             EBADF);
     CHECK_EQ(errno, EBADF);
     texts.push_back(std::to_string(i));
   }
@@ -115,8 +116,8 @@ TEST(tracer_task_borrows_thread_local_storage) {
 TEST(tracer_task_blocks_signals_while_it_works) {
   static std::atomic<int> caught{0};
   caught = 0;
-  struct sigaction counting {};
-  struct sigaction before {};
+  struct sigaction counting{};
+  struct sigaction before{};
   counting.sa_handler = [](int) { ++caught; };
   ::sigaction(SIGUSR1, &counting, &before);
   TracerTask task;
@@ -186,20 +187,21 @@ TEST(tracer_task_dies_with_its_process_and_lets_go) {
   const AdoptsOrphans adopts;
   Child target([] {});
   Shared<std::atomic<pid_t>> tracer;
-  Child dumper([] {}, [&]() -> int {
-    TracerTask task;
-    task.run([&] {
-      Tracee tracee(target.pid());
-      CHECK(tracee.seize(0));
-      CHECK(tracee.interrupt());
-      CHECK(tracee.wait_blocking() == Stop::kEvent);
-      *tracer = task.pid();
-      for (;;) {
-        ::pause();
-      }
-    });
-    return 1;
-  });
+  Child dumper([] {},
+               [&]() -> int {
+                 TracerTask task;
+                 task.run([&] {
+                   Tracee tracee(target.pid());
+                   CHECK(tracee.seize(0));
+                   CHECK(tracee.interrupt());
+                   CHECK(tracee.wait_blocking() == Stop::kEvent);
+                   *tracer = task.pid();
+                   for (;;) {
+                     ::pause();
+                   }
+                 });
+                 return 1;
+               });
   wait_until("the target is stopped", [&] { return tracer->load() != 0; });
   CHECK_EQ(read_status(target.pid())->tracer_pid, tracer->load());
   ::kill(dumper.pid(), SIGKILL);
