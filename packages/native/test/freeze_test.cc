@@ -186,32 +186,6 @@ TEST(freeze_target_killed_meanwhile) {
   }
 }
 
-// The process ends while its threads are being seized, stopped or let go.
-TEST(freeze_while_the_target_exits) {
-  int exited = 0;
-  for (int i = 0; i < 100; ++i) {
-    Shared<std::atomic<int>> frozen_times;
-    Child child([] { start_threads(4, [](int) { std::this_thread::yield(); }); },
-                [&] {
-                  start_threads(3, [](int) { ::pause(); });
-                  while (*frozen_times == 0) {
-                  }
-                  return 5;
-                });
-    TracerTask task;
-    try {
-      for (;;) {
-        frozen(child.pid(), task, [&](Freeze&) { ++*frozen_times; });
-      }
-    } catch (const Error& error) {
-      CHECK_EQ(error.code(), "TARGET_EXITED");
-      ++exited;
-    }
-    CHECK_EQ(child.finish(), 5);
-  }
-  CHECK_EQ(exited, 100);
-}
-
 // The main thread ends alone: it stays as a zombie that can neither be stopped nor waited for.
 TEST(freeze_while_the_main_thread_exits) {
   for (int i = 0; i < 100; ++i) {
