@@ -1,10 +1,11 @@
 /** The command with live processes, as people and scripts use it. */
 import { spawn, spawnSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { open, readdir, stat } from 'node:fs/promises';
 import { describe, expect, it } from 'vitest';
 import { leakCheck } from '../harness/leaks.js';
 import { patternBytes } from '../harness/pattern.js';
-import { orGone, readStatus, threadsOf } from '../harness/procfs.js';
+import { readStatus, threadsOf } from '../harness/procfs.js';
 import { type Ready, startTarget } from '../harness/target.js';
 import { TempDir } from '../harness/temp.js';
 import { waitFor } from '../harness/wait.js';
@@ -121,11 +122,8 @@ describe('sluice dump', () => {
     const forLong = ['--freeze-timeout', '5000'];
     const child = startSluice(['dump', String(target.pid), '--out', out, '--json', ...forLong]);
     const ended = outcomeOf(child);
-    const tracers = () =>
-      threadsOf(target.pid).flatMap(
-        (tid) => orGone(() => readStatus(target.pid, tid))?.get('TracerPid') ?? [],
-      );
-    await waitFor('the target is traced', () => tracers().some((pid) => pid !== '0'));
+    const opened = () => existsSync(dir.join('image/shard-0000.img'));
+    await waitFor('the dump waits to freeze it', opened);
     child.kill(name);
     const outcome = await ended;
     expect(outcome.stderr).toBe(
@@ -134,7 +132,9 @@ describe('sluice dump', () => {
     expect(outcome.stdout.toString()).toBe('');
     expect({ status: outcome.status, signal: outcome.signal }).toEqual({ status, signal: null });
     expect(await readdir(dir.path)).toEqual([]);
-    expect(tracers().every((pid) => pid === '0')).toBe(true);
+    for (const tid of threadsOf(target.pid)) {
+      expect(readStatus(target.pid, tid).get('TracerPid')).toBe('0');
+    }
     await target.check();
   });
 });
