@@ -70,6 +70,16 @@ export const ERRORS = {
     summary: 'The capture backend that was asked for does not work here.',
     advice: 'Use capture "auto" or "read"; `sluice doctor PID` tells why vmsplice does not work.',
   },
+  ERR_SLUICE_TRACKER_UNAVAILABLE: {
+    summary: 'What the target writes cannot be tracked in the way that was asked for.',
+    advice:
+      'Use tracker "auto", or rounds 0 for a dump under one freeze; `sluice doctor` tells what works.',
+  },
+  ERR_SLUICE_NO_CONVERGENCE: {
+    summary: 'The target writes faster than can be drained, so the freeze budget was not reached.',
+    advice:
+      'Allow a longer freeze or more time, or accept a longer freeze with noConverge "finish".',
+  },
   ERR_SLUICE_INJECTION: {
     summary: 'A helper could not be started in the address space of the target, or misbehaved.',
     advice: 'Use capture "read", which needs no helper. The target was put back as it was.',

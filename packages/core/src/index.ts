@@ -31,12 +31,14 @@ export {
   type VerifyResult,
 } from './image/index.js';
 export type { DumpRun } from './session/dump_run.js';
+export type { HeldTarget } from './session/held.js';
 export type { DumpOptions, Logger, TargetOptions } from './session/options.js';
 export type {
   DumpPhase,
   DumpProgress,
   DumpResult,
   LeftOut,
+  RoundProgress,
   RoundResult,
 } from './session/result.js';
 export { dumpProcess, openTarget, type Target } from './session/target.js';

@@ -6,6 +6,15 @@
 /** Capture backend: helper with `vmsplice`, or `process_vm_readv` and `/proc/PID/mem`. */
 export type CaptureBackend = 'vmsplice' | 'read';
 
+/** What tells which pages were written: userfaultfd write protection, or nothing. */
+export type TrackerName = 'uffd-wp' | 'none';
+
+/**
+ * One pass over the target. `whole`: all pages, under freeze. `live`: pages written since they were
+ * collected, while the target runs. `final`: what the rounds before left, under freeze.
+ */
+export type RoundKind = 'whole' | 'live' | 'final';
+
 /** What a VMA contributes to an image, and where the rest of its bytes is to be had. */
 export type VmaKind =
   /** Private memory without a file: existing pages are stored, the rest reads as zeros. */
@@ -85,8 +94,9 @@ export interface NativeSessionOptions {
   budgetBytes: number;
   capture: 'auto' | CaptureBackend;
   io: 'auto' | 'direct' | 'buffered';
-  /** Existing, empty directory for the shards. */
+  /** Existing directory of the image. */
   dir: string;
+  tracker: 'auto' | 'soft-dirty' | TrackerName;
   /** Give up freezing after this many milliseconds. */
   freezeTimeoutMs: number;
 }
@@ -111,8 +121,16 @@ export interface LaneAttached {
   stoppedUs: number;
 }
 
-/** Work found by the survey: item i is [starts[i], ends[i]) with `pages[i]` existing pages in `runs[i]` runs. Ascending. */
+export interface TrackerAttached {
+  tracker: TrackerName;
+  /** Why `auto` took none, or ``. */
+  reason: string;
+}
+
+/** Work found by the survey: item i is [starts[i], ends[i]) with `pages[i]` pages to be taken in `runs[i]` runs. Ascending. */
 export interface Survey {
+  /** Number of the round that was prepared. */
+  round: number;
   starts: BigUint64Array;
   ends: BigUint64Array;
   pages: Float64Array;
@@ -123,7 +141,7 @@ export interface Survey {
 
 /** Result of `drainSeal`. */
 export interface SealedShard {
-  /** File name in `dir`. */
+  /** File name in the directory of the round. */
   file: string;
   bytes: number;
   io: 'direct' | 'buffered';
@@ -135,24 +153,30 @@ export interface SealedShard {
   syncUs: number;
 }
 
-export interface CaptureResult {
+export interface RoundCaptured {
   vmas: CapturedVma[];
+  /** None after a live round. */
   threads: CapturedThread[];
   leftOut: LeftOutRange[];
   /**
    * Page table as it is stored: records of 24 bytes, little-endian: u64 address, u32 pages,
-   * u32 shard, u64 offset in the shard. Ascending by address, not overlapping.
+   * u32 shard (0xffffffff: in the parent image), u64 offset in the shard. Ascending by address, not
+   * overlapping.
    */
   pageTable: Uint8Array;
   pagesWritten: number;
   /** Pages that exist twice in the address space and once in the shards. */
   pagesAliased: number;
+  /** Pages that are left to earlier rounds. */
+  pagesInParent: number;
   pagesScanned: number;
-  /** From the first thread interrupted until all stood still. */
+  /** Longest time that a lane spent on finding its pages. */
+  scanUs: number;
+  /** From the first thread interrupted until all stood still; 0 in a live round. */
   freezingUs: number;
-  /** From the first thread stopped until the last one was resumed. */
+  /** From the first thread stopped until the last one was resumed, or until now if it is held. */
   frozenUs: number;
-  /** Scan and feed inside the freeze: gate opened until the last lane was done. */
+  /** Scan and feed: gate opened until the last lane was done. */
   memdumpUs: number;
   /** Gate opened until the last slot was drained. */
   memwriteUs: number;
@@ -234,31 +258,49 @@ export interface Addon {
   sessionCancel(session: number): void;
   sessionProgress(session: number): SessionProgress;
   /** Lane i takes [cuts[i-1], cuts[i]), the first from 0, the last to the end; `cuts` has lanes-1 entries. */
-  sessionSetCuts(session: number, cuts: BigUint64Array): void;
-  sessionResult(session: number): CaptureResult;
+  sessionSetCuts(session: number, round: number, cuts: BigUint64Array): void;
+  /** What came of a round that went well; once. */
+  sessionFinishRound(session: number, round: number): RoundCaptured;
   /** Frees the native side. After detach. */
   sessionClose(session: number): void;
 
   /** Blocks. Takes the target under control's watch; nothing in it is changed. */
   controlAttach(session: number): void;
-  /** Blocks. Looks which pages exist, target running. */
-  controlSurvey(session: number): Survey;
-  /** Blocks. Freeze, capture by the lanes and drains that wait at the gate, thaw. */
-  controlCapture(session: number): void;
+  /**
+   * Blocks. Makes a round and looks what there is to be taken, target running; nothing is looked at
+   * before a final round. What a round that failed had collected is owed to the next. `copy`: a
+   * final round's pages (about `copyPages`) are copied under freeze and written afterwards.
+   */
+  controlPrepare(session: number, kind: RoundKind, copy: boolean, copyPages: number): Survey;
+  /**
+   * Blocks. Takes the rounds from `first` to `last`: of each, waits until all lanes and drains stand at
+   * its gate. After a freeze the target goes on (`resume`), or is held until `controlRelease` (`stop`).
+   */
+  controlCapture(session: number, first: number, last: number, after: 'resume' | 'stop'): void;
+  /** Lets a held target go, leaves it stopped as by SIGSTOP, or kills it. Returns how long it was frozen, microseconds. */
+  controlRelease(session: number, how: 'resume' | 'stopped' | 'kill'): number;
   /** Blocks. Makes the target reap the helpers; always to be called, after every laneDetach. Returns warnings. */
   controlDetach(session: number): string[];
 
   /** Blocks. Lanes one after the other, from lane 0. */
   laneAttach(session: number, lane: number): LaneAttached;
-  /** Blocks at the gate, then until the lane's share is captured. */
-  laneCapture(session: number, lane: number): void;
+  /** Blocks. The session's tracker; on lane 0, when all lanes are attached. */
+  laneTrack(session: number): TrackerAttached;
+  /** Blocks at the gate of each round, then until the lane's share is captured. */
+  laneCapture(session: number, lane: number, first: number, last: number): void;
   /** Blocks. Ends the helper. Always to be called. */
   laneDetach(session: number, lane: number): void;
 
-  /** Blocks. Creates and preallocates shard `drain`. */
-  drainOpen(session: number, drain: number, preallocateBytes: number): void;
-  /** Blocks at the gate, then until all lanes are done and all slots are empty. */
-  drainRun(session: number, drain: number): void;
+  /** Blocks. Creates and preallocates shard `drain` of a round in `dir`. */
+  drainOpen(
+    session: number,
+    drain: number,
+    round: number,
+    dir: string,
+    preallocateBytes: number,
+  ): void;
+  /** Blocks at the gate of each round, then until all lanes are done and all slots are empty. */
+  drainRun(session: number, drain: number, first: number, last: number): void;
   /** Blocks. Cut to length, checksum from the file (`pieceBytes` 0: none), fsync. */
-  drainSeal(session: number, drain: number, pieceBytes: number): SealedShard;
+  drainSeal(session: number, drain: number, round: number, pieceBytes: number): SealedShard;
 }

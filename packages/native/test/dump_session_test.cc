@@ -81,7 +81,7 @@ class Worker {
 class Dump {
  public:
   explicit Dump(const SessionOptions& options)
-      : session(options), lanes_(options.lanes), drains_(options.drains) {}
+      : session(options), dir_(options.dir), lanes_(options.lanes), drains_(options.drains) {}
   ~Dump() {
     sys::set_faults({});
     session.cancel();
@@ -107,7 +107,7 @@ class Dump {
   }
   std::vector<std::string> prepare() {
     std::vector<std::future<std::string>> jobs;
-    jobs.push_back(control_.run([this] { survey = session.control_survey(); }));
+    jobs.push_back(control_.run([this] { survey = session.control_prepare(RoundKind::kWhole); }));
     auto found = codes(jobs);
     if (!found.empty()) {
       return found;
@@ -130,7 +130,7 @@ class Dump {
     jobs.clear();
     for (size_t i = 0; i < drains_.size(); ++i) {
       jobs.push_back(drains_[i].run(
-          [this, i, pages] { session.drain_open(i, pages * kPageBytes / drains_.size()); }));
+          [this, i, pages] { session.drain_open(i, dir_, pages * kPageBytes / drains_.size()); }));
     }
     return codes(jobs);
   }
@@ -148,7 +148,7 @@ class Dump {
     std::vector<std::future<std::string>> jobs;
     sealed.resize(drains_.size());
     for (size_t i = 0; i < drains_.size(); ++i) {
-      jobs.push_back(drains_[i].run([this, i] { sealed[i] = session.drain_seal(i, 1 << 20); }));
+      jobs.push_back(drains_[i].run([this, i] { sealed[i] = session.drain_seal(0, i, 1 << 20); }));
     }
     return codes(jobs);
   }
@@ -185,6 +185,7 @@ class Dump {
     return found;
   }
 
+  std::string dir_;
   std::vector<Worker> lanes_;
   std::vector<Worker> drains_;
   Worker control_;
@@ -268,7 +269,7 @@ class MappedShard {
 // none.
 class Image {
  public:
-  Image(const Dump& dump, const CaptureResult& result, const std::string& dir) : result_(result) {
+  Image(const Dump& dump, const RoundResult& result, const std::string& dir) : result_(result) {
     for (const SealedShard& shard : dump.sealed) {
       shards_.push_back(std::make_unique<MappedShard>(dir + "/" + shard.file));
       CHECK_EQ(shards_.back()->view().size(), shard.bytes);
@@ -313,12 +314,12 @@ class Image {
   }
 
  private:
-  const CaptureResult& result_;
+  const RoundResult& result_;
   std::vector<std::unique_ptr<MappedShard>> shards_;
   std::string buffer_;
 };
 
-void check_image(const Dump& dump, const CaptureResult& result, pid_t pid, const std::string& dir) {
+void check_image(const Dump& dump, const RoundResult& result, pid_t pid, const std::string& dir) {
   Image image(dump, result, dir);
   const TargetMemory memory(pid);
   // What changes when the thread makes the calls of detach: frames below its stack, whose place is
@@ -391,8 +392,8 @@ void check_whole_dump(CaptureMode mode, size_t lanes, size_t drains, uint64_t se
   CHECK_EQ(dump.prepare(), kNoErrors);
   dump.start_capture();
   CHECK_EQ(dump.wait_capture(), kNoErrors);
+  const RoundResult result = dump.session.finish_round();
   CHECK_EQ(dump.seal(), kNoErrors);
-  const CaptureResult result = dump.session.take_result();
   dump.detach();
   CHECK_EQ(dump.warnings, kNoErrors);
   check_image(dump, result, child.pid(), dir.path());
@@ -589,7 +590,7 @@ TEST(dump_session_target_killed_while_it_is_read) {
         pages += item.pages;
       }
       // The survey saw the helpers' scratches too.
-      const uint64_t stored = dump.session.take_result().table.stored_pages;
+      const uint64_t stored = dump.session.finish_round().table.stored_pages;
       CHECK(stored <= pages);
       CHECK(stored + options.lanes * kScratchBytes / kPageBytes >= pages);
     }

@@ -52,7 +52,7 @@ struct Crowd {
       results[who] = "done";
     } catch (const Error& error) {
       results[who] = error.code();
-      exchange.fail(std::current_exception());
+      exchange.fail();
     }
   }
 
@@ -100,9 +100,9 @@ struct Crowd {
     exchange.wait_ready();
     step();
     exchange.open_gate();
-    exchange.wait_lanes();
+    exchange.wait_lanes(true);
     step();
-    exchange.wait_drains();
+    exchange.wait_drains(true);
   }
 
   void run() {
@@ -172,8 +172,8 @@ void check_failed(Crowd& crowd) {
   CHECK_THROWS("CANCELLED", crowd.exchange.take_filled());
   CHECK_THROWS("CANCELLED", crowd.exchange.lane_wait_gate());
   CHECK_THROWS("CANCELLED", crowd.exchange.drain_wait_gate());
-  CHECK_THROWS("CANCELLED", crowd.exchange.wait_lanes());
-  CHECK_THROWS("CANCELLED", crowd.exchange.wait_drains());
+  CHECK_THROWS("CANCELLED", crowd.exchange.wait_lanes(true));
+  CHECK_THROWS("CANCELLED", crowd.exchange.wait_drains(true));
 }
 
 template <typename Body>
@@ -245,7 +245,7 @@ TEST(exchange_wakes_a_lane_that_waits_for_the_gate) {
         code = error.code();
       }
     });
-    exchange.fail(std::make_exception_ptr(Error("IO", 0, "", 0, "")));
+    exchange.fail();
     lane.join();
     CHECK_EQ(code, "CANCELLED");
   });

@@ -19,6 +19,8 @@ export interface Crew {
   readonly control: PinnedWorker;
   readonly lanes: readonly PinnedWorker[];
   readonly drains: DrainPool;
+  /** Whether its threads keep the process alive; they do from the start. */
+  keepAlive(alive: boolean): void;
   /**
    * Ends all threads. Waits for calls that still run in native code: cancel the session first.
    * Never rejects.
@@ -55,6 +57,13 @@ export function createCrew({ lanes, drains }: { lanes: number; drains: number })
         if (closed) throw new WorkerDiedError('drain', 'it was ended');
         return callDrain(drainPool, op, args);
       },
+    },
+    keepAlive(alive) {
+      for (const worker of [control, ...pinnedLanes]) worker.keepAlive(alive);
+      for (const thread of [...pinnedPool.threads, ...drainPool.threads]) {
+        if (alive) thread.ref();
+        else thread.unref();
+      }
     },
     async close() {
       closed = true;

@@ -57,6 +57,12 @@ export class PinnedWorker {
     await this.#send(READY, []);
   }
 
+  /** Whether it keeps the process alive. */
+  keepAlive(alive: boolean): void {
+    if (alive) this.#port.ref();
+    else this.#port.unref();
+  }
+
   /** Frees the worker after the calls made so far; never rejects. */
   async end(): Promise<void> {
     if (this.#gone === undefined) this.#port.postMessage(END);

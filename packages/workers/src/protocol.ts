@@ -5,10 +5,12 @@ import type { WireError } from './error_transport.js';
 /** Calls of control and lanes: they belong to the thread that attached. */
 export const PINNED_OPS = [
   'controlAttach',
-  'controlSurvey',
+  'controlPrepare',
   'controlCapture',
+  'controlRelease',
   'controlDetach',
   'laneAttach',
+  'laneTrack',
   'laneCapture',
   'laneDetach',
 ] as const satisfies readonly (keyof Addon)[];

@@ -1,19 +1,21 @@
-/** The order of a dump as far as the target and the shards are concerned; the image comes after. */
+/** The order of a dump as far as the target and the shards are concerned; the images come after. */
 import {
   addon,
-  type CaptureResult,
   type LaneAttached,
   type OpenedTarget,
+  type RoundCaptured,
   type SealedShard,
+  type TrackerAttached,
 } from '@sluice/native';
 import { type Crew, createCrew } from '@sluice/workers';
 import PQueue from 'p-queue';
 import { fromNative, SluiceError } from '../errors.js';
-import { PAGE_BYTES } from '../image/layout.js';
-import { partition } from '../schedule/partition.js';
+import type { ImageDir } from '../image/index.js';
 import type { ProgressMeter } from './dump_run.js';
+import type { HeldSession, Release } from './held.js';
 import { NativeSession } from './native_session.js';
 import type { ResolvedDumpOptions } from './options.js';
+import { RoundRunner } from './rounds.js';
 
 /** Bytes of a shard under one checksum. Small enough to tell where a damage is. */
 export const PIECE_BYTES = 1024 * 1024;
@@ -25,51 +27,73 @@ export interface TargetIdentity {
   startTimeTicks: bigint;
 }
 
-/** Everything that the image and the result are made of. */
+/** A round that was taken, with its shards not sealed yet. */
+export interface TakenRound {
+  kind: 'live' | 'final';
+  /** For the addon. */
+  number: number;
+  /** Its directory. */
+  dir: string;
+  captured: RoundCaptured;
+  /** From the start of the dump until the round began, milliseconds. */
+  startMs: number;
+}
+
+/** A round with everything that its image is made of. */
+export interface CapturedRound extends TakenRound {
+  shards: SealedShard[];
+}
+
+/** Everything that the images and the result are made of. */
 export interface Captured {
   target: OpenedTarget;
   lanes: LaneAttached[];
-  shards: SealedShard[];
-  result: CaptureResult;
+  tracker: TrackerAttached;
+  /** Live ones in their order, then the final one. */
+  rounds: [...CapturedRound[], CapturedRound];
   /** Wall time of attaching, microseconds. */
   attachUs: number;
-  /** From detaching, beside those of `result`. */
+  /** Beside those of the final round. */
   warnings: string[];
+  /** The session that holds the target frozen, if that was asked for; it ends with its release. */
+  held: HeldSession | undefined;
 }
 
 /**
- * Takes the memory of the target into sealed shards in `dir`. Whatever happens, the target runs and
- * is rid of the helpers when this comes back.
+ * Takes the memory of the target into sealed shards in the directory of the image and of its rounds.
+ * When this comes back the target is rid of all helpers, and runs; unless it is held.
  *
- * @param dir Existing, empty directory.
- * @throws `SluiceError`; `AbortError` if `signal` said so.
+ * @throws `SluiceError`; `AbortError` if `signal` said so. The target runs then.
  */
 export async function captureTarget(
   identity: TargetIdentity,
-  dir: string,
+  imageDir: ImageDir,
   options: ResolvedDumpOptions,
   signal: AbortSignal,
   meter: ProgressMeter,
 ): Promise<Captured> {
   const { lanes, drains, budgetBytes, capture, io, freezeTimeoutMs } = options;
+  const { pid } = identity;
+  const { dir } = imageDir;
+  const tracker = options.rounds === 0 ? 'none' : options.tracker;
   const session = new NativeSession(
-    { pid: identity.pid, lanes, drains, budgetBytes, capture, io, dir, freezeTimeoutMs },
+    { pid, lanes, drains, budgetBytes, capture, io, dir, tracker, freezeTimeoutMs },
     signal,
   );
   meter.connect(() => session.counters());
-  let crew: Crew | undefined;
+  const dump = new RunningDump(session, options, meter);
   try {
     session.check();
     checkIdentity(identity, session.target);
-    crew = createCrew({ lanes, drains });
-    return await runSteps(session, crew, options, meter);
+    const captured = await dump.run(imageDir);
+    if (options.after === 'resume') return captured;
+    return { ...captured, held: dump.hold() };
   } catch (error) {
     session.fail(error);
     throw session.failure;
   } finally {
-    await crew?.close();
     meter.disconnect();
-    session.close();
+    await dump.end();
   }
 }
 
@@ -82,89 +106,135 @@ function checkIdentity(identity: TargetIdentity, opened: OpenedTarget): void {
   );
 }
 
-async function runSteps(
-  session: NativeSession,
-  crew: Crew,
-  options: ResolvedDumpOptions,
-  meter: ProgressMeter,
-): Promise<Captured> {
-  const { handle, target } = session;
-  const { control, drains } = crew;
-  const drainQueue = new PQueue({ concurrency: options.drains });
-  const onEachDrain = <Value>(job: (drain: number) => Promise<Value>): Promise<Value>[] =>
-    Array.from({ length: options.drains }, (_, drain) => drainQueue.add(() => job(drain)));
+/** One session with its crew, from attaching to detaching. */
+class RunningDump {
+  readonly #session: NativeSession;
+  readonly #options: ResolvedDumpOptions;
+  readonly #meter: ProgressMeter;
+  readonly #queue: PQueue;
+  #crew: Crew | undefined;
+  #watched = false;
+  #lanesTouched = 0;
+  #detaching: Promise<string[]> | undefined;
+  #held = false;
 
-  const lanes: LaneAttached[] = [];
-  let watched = false;
-  let lanesTouched = 0;
-  let attachUs = 0;
-  let detaching: Promise<string[]> | undefined;
-  const detachOnce = () => {
-    detaching ??= watched ? detach(session, crew, lanesTouched) : Promise.resolve([]);
-    return detaching;
-  };
-  const attachLanes = async () => {
+  constructor(session: NativeSession, options: ResolvedDumpOptions, meter: ProgressMeter) {
+    this.#session = session;
+    this.#options = options;
+    this.#meter = meter;
+    this.#queue = new PQueue({ concurrency: options.drains });
+  }
+
+  async run(imageDir: ImageDir): Promise<Captured> {
+    const session = this.#session;
+    const meter = this.#meter;
+    const { handle, target } = session;
+    const { lanes: laneCount, drains, rounds, after } = this.#options;
+    this.#crew = createCrew({ lanes: laneCount, drains });
+    const crew = this.#crew;
+
+    meter.enter('attach');
     const startMs = performance.now();
+    // Threads start slowly and beside each other; a lane that comes late would hold up the next.
+    await session.all([crew.control, ...crew.lanes].map((worker) => worker.ready()));
+    this.#watched = true;
+    await session.one(crew.control.call('controlAttach', handle));
+    const lanes: LaneAttached[] = [];
     for (const [index, lane] of crew.lanes.entries()) {
-      lanesTouched++;
+      this.#lanesTouched++;
       lanes.push(await session.one(lane.call('laneAttach', handle, index)));
     }
-    attachUs = Math.round((performance.now() - startMs) * 1000);
-  };
-  try {
-    meter.enter('attach');
-    // Threads start slowly and beside each other; a lane that comes late would hold up the next.
-    await session.all([control, ...crew.lanes].map((worker) => worker.ready()));
-    watched = true;
-    await session.one(control.call('controlAttach', handle));
-    const surveying = control.call('controlSurvey', handle);
-    await session.all<unknown>([attachLanes(), surveying]);
+    const [firstLane] = crew.lanes;
+    const tracker: TrackerAttached =
+      rounds === 0 || firstLane === undefined
+        ? { tracker: 'none', reason: '' }
+        : await session.one(firstLane.call('laneTrack', handle));
+    const attachUs = Math.round((performance.now() - startMs) * 1000);
 
-    meter.enter('open');
-    const survey = await surveying;
-    meter.expectPages(survey.totalPages);
-    addon.sessionSetCuts(handle, partition(survey, options.lanes, PAGE_BYTES));
-    const shardPages = Math.ceil(survey.totalPages / options.drains);
-    await session.all(
-      onEachDrain((drain) => drains.call('drainOpen', handle, drain, shardPages * PAGE_BYTES)),
-    );
-
-    meter.enter('capture');
-    // Control comes last: it waits in native code until the others stand at the gate.
-    await session.all<void>([
-      ...onEachDrain((drain) => drains.call('drainRun', handle, drain)),
-      ...crew.lanes.map((lane, index) => lane.call('laneCapture', handle, index)),
-      control.call('controlCapture', handle),
-    ]);
+    const runner = new RoundRunner(session, crew, this.#queue, this.#options, meter, imageDir);
+    const taken = await runner.run(tracker.tracker);
 
     meter.enter('seal');
     // At the same time, so that the target is clean as early as can be.
-    const leaving = detachOnce();
-    const pieceBytes = options.checksum === 'none' ? 0 : PIECE_BYTES;
-    const shards = await session.all(
-      onEachDrain((drain) => drains.call('drainSeal', handle, drain, pieceBytes)),
-    );
-    const warnings = await leaving;
-    return { target, lanes, shards, result: addon.sessionResult(handle), attachUs, warnings };
-  } finally {
-    await detachOnce();
+    const leaving = after === 'resume' ? this.#detachOnce() : Promise.resolve([]);
+    const sealed: CapturedRound[] = [];
+    for (const round of taken) {
+      const shards = await this.#seal(round.number);
+      sealed.push({ ...round, shards });
+    }
+    const warnings = [...runner.warnings, ...(await leaving)];
+    const captured = sealed as Captured['rounds'];
+    return { target, lanes, tracker, rounds: captured, attachUs, warnings, held: undefined };
   }
-}
 
-/** Ends helpers and watch. What fails here fails for a target that is gone: warnings, no errors. */
-async function detach(session: NativeSession, crew: Crew, lanes: number): Promise<string[]> {
-  const ended = await Promise.allSettled(
-    crew.lanes.slice(0, lanes).map((lane, index) => lane.call('laneDetach', session.handle, index)),
-  );
-  const warnings = ended.flatMap((outcome, index) =>
-    outcome.status === 'rejected'
-      ? [`Lane ${index} did not detach cleanly: ${fromNative(outcome.reason).message}`]
-      : [],
-  );
-  try {
-    warnings.push(...(await crew.control.call('controlDetach', session.handle)));
-  } catch (error) {
-    warnings.push(`Detaching did not end cleanly: ${fromNative(error).message}`);
+  /** Keeps the session, and the target frozen, beyond the dump. */
+  hold(): HeldSession {
+    this.#held = true;
+    this.#crew?.keepAlive(false);
+    this.#session.detachSignal();
+    return { pid: this.#session.pid, release: (how) => this.#release(how) };
   }
-  return warnings;
+
+  /** Always to be called, unless the target is held. Never rejects. */
+  async end(): Promise<void> {
+    if (this.#held) return;
+    await this.#detachOnce();
+    await this.#crew?.close();
+    this.#session.close();
+  }
+
+  async #release(how: Release): Promise<void> {
+    const crew = this.#crew;
+    try {
+      crew?.keepAlive(true);
+      await crew?.control.call('controlRelease', this.#session.handle, how);
+    } catch (error) {
+      throw fromNative(error, { pid: this.#session.pid });
+    } finally {
+      this.#held = false;
+      await this.end();
+    }
+  }
+
+  #seal(round: number): Promise<SealedShard[]> {
+    const { drains, checksum } = this.#options;
+    const pieceBytes = checksum === 'none' ? 0 : PIECE_BYTES;
+    const pool = this.#crew?.drains;
+    if (pool === undefined) return Promise.resolve([]);
+    return this.#session.all(
+      Array.from({ length: drains }, (_, drain) =>
+        this.#queue.add(() =>
+          pool.call('drainSeal', this.#session.handle, drain, round, pieceBytes),
+        ),
+      ),
+    );
+  }
+
+  #detachOnce(): Promise<string[]> {
+    this.#detaching ??= this.#watched ? this.#detach() : Promise.resolve([]);
+    return this.#detaching;
+  }
+
+  /** Ends helpers and watch. What fails here fails for a target that is gone: warnings, no errors. */
+  async #detach(): Promise<string[]> {
+    const crew = this.#crew;
+    const { handle } = this.#session;
+    if (crew === undefined) return [];
+    const ended = await Promise.allSettled(
+      crew.lanes
+        .slice(0, this.#lanesTouched)
+        .map((lane, index) => lane.call('laneDetach', handle, index)),
+    );
+    const warnings = ended.flatMap((outcome, index) =>
+      outcome.status === 'rejected'
+        ? [`Lane ${index} did not detach cleanly: ${fromNative(outcome.reason).message}`]
+        : [],
+    );
+    try {
+      warnings.push(...(await crew.control.call('controlDetach', handle)));
+    } catch (error) {
+      warnings.push(`Detaching did not end cleanly: ${fromNative(error).message}`);
+    }
+    return warnings;
+  }
 }

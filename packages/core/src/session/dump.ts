@@ -5,9 +5,10 @@ import { AbortError, fromNative, withThawed } from '../errors.js';
 import { createImageDir, type ImageDir, writeImage } from '../image/index.js';
 import { captureTarget, type TargetIdentity } from './capture.js';
 import type { ProgressMeter } from './dump_run.js';
+import type { HeldSession } from './held.js';
 import type { ResolvedDumpOptions } from './options.js';
 import type { DumpResult } from './result.js';
-import { imageOf, summarize } from './summary.js';
+import { imagesOf, summarize } from './summary.js';
 
 /**
  * Dumps a process. On failure the directory is as it was before, and the target runs.
@@ -48,13 +49,16 @@ async function dump(
   // Absolute, so that it stays the same directory if the program changes its own.
   const dir = resolve(options.dir);
   const imageDir = await createImageDir(dir);
+  let held: HeldSession | undefined;
   try {
-    const captured = await captureTarget(identity, dir, options, signal, meter);
+    const captured = await captureTarget(identity, imageDir, options, signal, meter);
+    held = captured.held;
     checkAbort(signal);
     meter.enter('publish');
-    await writeImage(imageOf(captured, identity.pid, dir, options));
+    for (const image of imagesOf(captured, identity.pid, options)) await writeImage(image);
     return summarize(captured, identity.pid, options, meter.elapsedMs);
   } catch (error) {
+    await held?.release('resume').catch(() => {});
     await discard(imageDir, options);
     throw error;
   }

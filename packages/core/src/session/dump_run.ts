@@ -1,5 +1,5 @@
 /** A running dump as the caller sees it: something to await, and to iterate for progress. */
-import type { DumpPhase, DumpProgress, DumpResult } from './result.js';
+import type { DumpPhase, DumpProgress, DumpResult, RoundProgress } from './result.js';
 
 const TICK_MS = 100;
 
@@ -17,6 +17,7 @@ export class ProgressMeter {
   readonly #startedMs = performance.now();
   #phase: DumpPhase = 'attach';
   #pagesExpected = 0;
+  #round: RoundProgress | null = null;
   #readCounters: (() => Counters) | undefined;
   #last = NO_COUNTERS;
 
@@ -25,7 +26,11 @@ export class ProgressMeter {
   }
 
   expectPages(pages: number): void {
-    this.#pagesExpected = pages;
+    this.#pagesExpected += pages;
+  }
+
+  enterRound(round: RoundProgress): void {
+    this.#round = round;
   }
 
   /** Counters are read from here until `disconnect`. */
@@ -51,6 +56,7 @@ export class ProgressMeter {
     return {
       phase: this.#phase,
       pagesExpected: this.#pagesExpected,
+      round: this.#round,
       pagesCaptured,
       bytesDrained,
       elapsedMs: Math.round(this.elapsedMs),

@@ -3,6 +3,7 @@
  * all calls come back, and that first error is the one that counts.
  */
 import { addon, type NativeSessionOptions, type OpenedTarget } from '@sluice/native';
+import { WorkerDiedError } from '@sluice/workers';
 import { AbortError, fromNative, SluiceError, withThawed } from '../errors.js';
 import type { Counters } from './dump_run.js';
 
@@ -19,7 +20,7 @@ function cancelAll(): void {
 export class NativeSession {
   readonly handle: number;
   readonly target: OpenedTarget;
-  readonly #pid: number;
+  readonly pid: number;
   readonly #signal: AbortSignal;
   readonly #onAbort = () => this.fail(new AbortError(this.#signal.reason));
   #failure: Error | undefined;
@@ -37,7 +38,7 @@ export class NativeSession {
       throw withThawed(fromNative(error, { pid: options.pid }), true);
     }
     this.handle = this.target.session;
-    this.#pid = options.pid;
+    this.pid = options.pid;
     this.#signal = signal;
     if (openSessions.size === 0) process.on('exit', cancelAll);
     openSessions.add(this);
@@ -47,7 +48,7 @@ export class NativeSession {
 
   /** Notes an error, if it is the first one that tells something, and cancels all calls. */
   fail(error: unknown): void {
-    const failure = fromNative(error, { pid: this.#pid });
+    const failure = fromNative(error, { pid: this.pid });
     // The native side cancels by itself as well, and that news may arrive before its reason.
     if (this.#failure === undefined || isCancelled(this.#failure)) this.#failure = failure;
     this.cancel();
@@ -89,7 +90,29 @@ export class NativeSession {
     return values;
   }
 
-  /** The same for a single call. */
+  /**
+   * The same, but a failure is only returned. Undefined if all went well.
+   *
+   * @throws The failure, if the session had one before or meanwhile: nothing can go on then.
+   */
+  async attempt(calls: readonly Promise<unknown>[]): Promise<Error | undefined> {
+    const outcomes = await Promise.allSettled(
+      calls.map((call) =>
+        call.catch((error) => {
+          // The others would wait for a thread that is gone.
+          if (error instanceof WorkerDiedError) this.fail(error);
+          throw error;
+        }),
+      ),
+    );
+    this.check();
+    const errors = outcomes.flatMap((outcome) =>
+      outcome.status === 'rejected' ? [fromNative(outcome.reason, { pid: this.pid })] : [],
+    );
+    return errors.find((error) => !isCancelled(error)) ?? errors[0];
+  }
+
+  /** `all` for a single call. */
   async one<Value>(call: Promise<Value>): Promise<Value> {
     const [value] = await this.all([call]);
     return value as Value;
@@ -99,9 +122,14 @@ export class NativeSession {
     return addon.sessionProgress(this.handle);
   }
 
+  /** Its signal ends nothing any more: what it was to end is done. */
+  detachSignal(): void {
+    this.#signal.removeEventListener('abort', this.#onAbort);
+  }
+
   /** Frees the native side. All calls must have come back. */
   close(): void {
-    this.#signal.removeEventListener('abort', this.#onAbort);
+    this.detachSignal();
     openSessions.delete(this);
     if (openSessions.size === 0) process.removeListener('exit', cancelAll);
     addon.sessionClose(this.handle);

@@ -33,6 +33,27 @@ export interface DumpOptions {
   checksum?: 'crc32c' | 'none' | undefined;
   /** Most bytes pinned at once on their way to the shards, 1 MiB to 1 GiB. Default 64 MiB. */
   budgetBytes?: number | undefined;
+  /**
+   * Rounds that are taken while the target runs, before the freeze. Default `auto`: as many as pay, at
+   * most 30. 0: everything is taken under one freeze. At most 250.
+   */
+  rounds?: 'auto' | number | undefined;
+  /** Rounds go on until the freeze is not longer than this, 0.1 to 60,000 ms. Default: as short as pays. */
+  freezeBudgetMs?: number | undefined;
+  /** No further round begins that would end later than this after the start, 1 to 86,400,000 ms. */
+  timeLimitMs?: number | undefined;
+  /**
+   * What to do when the target writes so fast that the freeze budget is not reached. Default `finish`:
+   * freeze it for longer. `fail`: give up with `ERR_SLUICE_NO_CONVERGENCE` and leave it alone.
+   */
+  noConverge?: 'finish' | 'fail' | undefined;
+  /** What tells which pages were written. Default `auto`: the best that works here. */
+  tracker?: 'auto' | 'uffd-wp' | 'soft-dirty' | 'none' | undefined;
+  /**
+   * Default `resume`: the target goes on as soon as its last pages are copied. `stop`: it stays frozen
+   * until `DumpResult.held` is told what to do with it.
+   */
+  after?: 'resume' | 'stop' | undefined;
   /** Give up when not all threads stand still after this time, 1 to 60,000. Default 1000. */
   freezeTimeoutMs?: number | undefined;
   /** Ends the dump: it rejects with `AbortError` after the target runs again. */
@@ -50,12 +71,20 @@ export interface ResolvedDumpOptions {
   checksum: 'crc32c' | 'none';
   budgetBytes: number;
   freezeTimeoutMs: number;
+  rounds: 'auto' | number;
+  freezeBudgetMs: number | undefined;
+  timeLimitMs: number | undefined;
+  noConverge: 'finish' | 'fail';
+  tracker: 'auto' | 'uffd-wp' | 'soft-dirty' | 'none';
+  after: 'resume' | 'stop';
   signal: AbortSignal | undefined;
   logger: Logger | undefined;
 }
 
 const MEBI = 1024 * 1024;
 const GIBI = 1024 * MEBI;
+/** Each is an image in the chain; with the final one it stays below what a reader follows. */
+const MOST_ROUNDS = 250;
 const HIGHEST_PID = 2 ** 22;
 
 const LOGGER_FUNCTIONS = ['debug', 'info', 'warn', 'error'] as const;
@@ -96,6 +125,25 @@ const dumpFields = {
   checksum: v.optional(oneOf('crc32c', 'none'), 'crc32c'),
   budgetBytes: v.optional(whole(MEBI, GIBI), 64 * MEBI),
   freezeTimeoutMs: v.optional(whole(1, 60_000), 1000),
+  rounds: v.optional(
+    v.pipe(
+      v.union([v.literal('auto'), whole(0, MOST_ROUNDS)]),
+      v.description(`"auto" or a whole number from 0 to ${MOST_ROUNDS}`),
+    ),
+    'auto',
+  ),
+  freezeBudgetMs: v.optional(
+    v.pipe(
+      v.number(),
+      v.minValue(0.1),
+      v.maxValue(60_000),
+      v.description('milliseconds from 0.1 to 60000'),
+    ),
+  ),
+  timeLimitMs: v.optional(whole(1, 86_400_000)),
+  noConverge: v.optional(oneOf('finish', 'fail'), 'finish'),
+  tracker: v.optional(oneOf('auto', 'uffd-wp', 'soft-dirty', 'none'), 'auto'),
+  after: v.optional(oneOf('resume', 'stop'), 'resume'),
   signal: v.optional(v.pipe(v.custom<AbortSignal>(isSignal), v.description('an AbortSignal'))),
   logger: v.optional(logger),
 };
@@ -126,8 +174,11 @@ export function resolveTargetOptions(value: unknown): TargetOptions {
  * @throws `ERR_SLUICE_OPTION`, naming the option, what was expected and what came.
  */
 export function resolveDumpOptions(value: unknown): ResolvedDumpOptions {
-  const { signal, logger, ...rest } = parse(v.strictObject(dumpFields), value);
-  return { ...rest, signal, logger };
+  const { signal, logger, freezeBudgetMs, timeLimitMs, ...rest } = parse(
+    v.strictObject(dumpFields),
+    value,
+  );
+  return { ...rest, freezeBudgetMs, timeLimitMs, signal, logger };
 }
 
 type Fields = Record<string, v.GenericSchema>;

@@ -47,6 +47,37 @@ CaptureMode capture_mode(const std::string& name) {
                             : CaptureMode::kAuto;
 }
 
+TrackerMode tracker_mode(const std::string& name) {
+  return name == "uffd-wp"      ? TrackerMode::kUffdWp
+         : name == "soft-dirty" ? TrackerMode::kSoftDirty
+         : name == "none"       ? TrackerMode::kNone
+                                : TrackerMode::kAuto;
+}
+
+const char* tracker_name(TrackerMode mode) {
+  return mode == TrackerMode::kUffdWp ? "uffd-wp" : "none";
+}
+
+RoundKind round_kind(const std::string& name) {
+  return name == "live"    ? RoundKind::kLive
+         : name == "final" ? RoundKind::kFinal
+                           : RoundKind::kWhole;
+}
+
+DumpSession::Release release_of(const std::string& name) {
+  return name == "stopped" ? DumpSession::Release::kStopped
+         : name == "kill"  ? DumpSession::Release::kKill
+                           : DumpSession::Release::kResume;
+}
+
+std::string text_at(const Napi::CallbackInfo& info, size_t index) {
+  return info[index].As<Napi::String>().Utf8Value();
+}
+
+uint64_t whole_at(const Napi::CallbackInfo& info, size_t index) {
+  return static_cast<uint64_t>(info[index].As<Napi::Number>().Int64Value());
+}
+
 IoMode io_mode(const std::string& name) {
   return name == "direct"     ? IoMode::kDirect
          : name == "buffered" ? IoMode::kBuffered
@@ -65,6 +96,7 @@ Napi::Value session_open(const Napi::CallbackInfo& info) {
     options.capture = capture_mode(text_of(given, "capture"));
     options.io = io_mode(text_of(given, "io"));
     options.dir = text_of(given, "dir");
+    options.tracker = tracker_mode(text_of(given, "tracker"));
     options.freeze_timeout_ms = static_cast<uint64_t>(integer_of(given, "freezeTimeoutMs"));
     const auto session = std::make_shared<DumpSession>(options);
 
@@ -112,8 +144,9 @@ Napi::Value session_progress(const Napi::CallbackInfo& info, DumpSession* sessio
 }
 
 Napi::Value session_set_cuts(const Napi::CallbackInfo& info, DumpSession* session) {
-  const auto cuts = info[1].As<Napi::BigUint64Array>();
-  session->set_cuts(std::vector<uint64_t>(cuts.Data(), cuts.Data() + cuts.ElementLength()));
+  const auto cuts = info[2].As<Napi::BigUint64Array>();
+  session->set_cuts(whole_at(info, 1),
+                    std::vector<uint64_t>(cuts.Data(), cuts.Data() + cuts.ElementLength()));
   return info.Env().Undefined();
 }
 
@@ -136,9 +169,9 @@ Napi::Object vma_to_js(Napi::Env env, const PlannedVma& planned, const std::stri
   return vma;
 }
 
-Napi::Value session_result(const Napi::CallbackInfo& info, DumpSession* session) {
+Napi::Value session_finish_round(const Napi::CallbackInfo& info, DumpSession* session) {
   const Napi::Env env = info.Env();
-  const CaptureResult captured = session->take_result();
+  const RoundResult captured = session->finish_round(whole_at(info, 1));
   Napi::Object result = Napi::Object::New(env);
   Napi::Array vmas = Napi::Array::New(env, captured.plan.vmas.size());
   for (uint32_t i = 0; i < vmas.Length(); ++i) {
@@ -164,8 +197,10 @@ Napi::Value session_result(const Napi::CallbackInfo& info, DumpSession* session)
   const auto pages = static_cast<double>(captured.table.stored_pages);
   result.Set("pagesWritten", number(env, pages));
   result.Set("pagesAliased", number(env, static_cast<double>(captured.table.aliased_pages)));
-  result.Set("pagesScanned",
-             number(env, pages + static_cast<double>(captured.table.aliased_pages)));
+  result.Set("pagesScanned", number(env, pages + static_cast<double>(captured.table.aliased_pages +
+                                                                     captured.table.parent_pages)));
+  result.Set("pagesInParent", number(env, static_cast<double>(captured.table.parent_pages)));
+  result.Set("scanUs", number(env, captured.scan_us));
   result.Set("freezingUs", number(env, captured.freezing_us));
   result.Set("frozenUs", number(env, captured.frozen_us));
   result.Set("memdumpUs", number(env, captured.memdump_us));
@@ -180,9 +215,11 @@ Napi::Value control_attach(const Napi::CallbackInfo& info, DumpSession* session)
   return info.Env().Undefined();
 }
 
-Napi::Value control_survey(const Napi::CallbackInfo& info, DumpSession* session) {
+Napi::Value control_prepare(const Napi::CallbackInfo& info, DumpSession* session) {
   const Napi::Env env = info.Env();
-  const std::vector<SurveyItem> items = session->control_survey();
+  std::vector<SurveyItem> items;
+  const size_t round = session->control_prepare(
+      round_kind(text_at(info, 1)), &items, info[2].As<Napi::Boolean>().Value(), whole_at(info, 3));
   Napi::BigUint64Array starts = Napi::BigUint64Array::New(env, items.size());
   Napi::BigUint64Array ends = Napi::BigUint64Array::New(env, items.size());
   Napi::Float64Array pages = Napi::Float64Array::New(env, items.size());
@@ -196,6 +233,7 @@ Napi::Value control_survey(const Napi::CallbackInfo& info, DumpSession* session)
     total += pages[i];
   }
   Napi::Object result = Napi::Object::New(env);
+  result.Set("round", number(env, static_cast<double>(round)));
   result.Set("starts", starts);
   result.Set("ends", ends);
   result.Set("pages", pages);
@@ -205,8 +243,13 @@ Napi::Value control_survey(const Napi::CallbackInfo& info, DumpSession* session)
 }
 
 Napi::Value control_capture(const Napi::CallbackInfo& info, DumpSession* session) {
-  session->control_capture();
+  session->control_capture(whole_at(info, 1), whole_at(info, 2),
+                           text_at(info, 3) == "stop" ? After::kStop : After::kResume);
   return info.Env().Undefined();
+}
+
+Napi::Value control_release(const Napi::CallbackInfo& info, DumpSession* session) {
+  return number(info.Env(), session->control_release(release_of(text_at(info, 1))));
 }
 
 Napi::Value control_detach(const Napi::CallbackInfo& info, DumpSession* session) {
@@ -223,8 +266,17 @@ Napi::Value lane_attach(const Napi::CallbackInfo& info, DumpSession* session) {
   return result;
 }
 
+Napi::Value lane_track(const Napi::CallbackInfo& info, DumpSession* session) {
+  const Napi::Env env = info.Env();
+  const TrackerAttached attached = session->lane_track();
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("tracker", tracker_name(attached.mode));
+  result.Set("reason", text(env, attached.reason));
+  return result;
+}
+
 Napi::Value lane_capture(const Napi::CallbackInfo& info, DumpSession* session) {
-  session->lane_capture(index_of(info));
+  session->lane_capture(index_of(info), whole_at(info, 2), whole_at(info, 3));
   return info.Env().Undefined();
 }
 
@@ -234,20 +286,19 @@ Napi::Value lane_detach(const Napi::CallbackInfo& info, DumpSession* session) {
 }
 
 Napi::Value drain_open(const Napi::CallbackInfo& info, DumpSession* session) {
-  session->drain_open(index_of(info),
-                      static_cast<uint64_t>(info[2].As<Napi::Number>().Int64Value()));
+  session->drain_open(index_of(info), whole_at(info, 2), text_at(info, 3), whole_at(info, 4));
   return info.Env().Undefined();
 }
 
 Napi::Value drain_run(const Napi::CallbackInfo& info, DumpSession* session) {
-  session->drain_run(index_of(info));
+  session->drain_run(index_of(info), whole_at(info, 2), whole_at(info, 3));
   return info.Env().Undefined();
 }
 
 Napi::Value drain_seal(const Napi::CallbackInfo& info, DumpSession* session) {
   const Napi::Env env = info.Env();
-  const SealedShard sealed = session->drain_seal(
-      index_of(info), static_cast<uint64_t>(info[2].As<Napi::Number>().Int64Value()));
+  const SealedShard sealed =
+      session->drain_seal(index_of(info), whole_at(info, 2), whole_at(info, 3));
   Napi::Object result = Napi::Object::New(env);
   result.Set("file", text(env, sealed.file));
   result.Set("bytes", number(env, static_cast<double>(sealed.bytes)));
@@ -270,12 +321,14 @@ void add_session_api(Napi::Env env, Napi::Object exports) {
   add("sessionCancel", on_session<session_cancel>);
   add("sessionProgress", on_session<session_progress>);
   add("sessionSetCuts", on_session<session_set_cuts>);
-  add("sessionResult", on_session<session_result>);
+  add("sessionFinishRound", on_session<session_finish_round>);
   add("controlAttach", on_session<control_attach>);
-  add("controlSurvey", on_session<control_survey>);
+  add("controlPrepare", on_session<control_prepare>);
   add("controlCapture", on_session<control_capture>);
+  add("controlRelease", on_session<control_release>);
   add("controlDetach", on_session<control_detach>);
   add("laneAttach", on_session<lane_attach>);
+  add("laneTrack", on_session<lane_track>);
   add("laneCapture", on_session<lane_capture>);
   add("laneDetach", on_session<lane_detach>);
   add("drainOpen", on_session<drain_open>);

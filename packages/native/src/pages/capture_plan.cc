@@ -33,6 +33,7 @@ class PlanMaker {
       case VmaKind::kAnonymous:
       case VmaKind::kPrivateFile:
         add_item({mapping.start, mapping.end}, PageFilter::kOwn, mapping);
+        plan_->items.back().trackable = true;
         break;
       case VmaKind::kSharedFile:
         // A page written through the mapping is newer than the file's times can tell.

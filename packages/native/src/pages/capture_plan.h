@@ -40,6 +40,9 @@ struct CaptureItem {
   std::optional<PageFilter> filter;
   // Pages that the protection hides from ordinary reads.
   bool forced = false;
+  // Memory that only the process itself writes to, so that a tracker sees all of it. The range is
+  // one mapping.
+  bool trackable = false;
 };
 
 // The same page of shared memory, seen at a second address.

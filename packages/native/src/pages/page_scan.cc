@@ -8,93 +8,36 @@
 
 #include "base/error.h"
 #include "kernel/abi.h"
-#include "kernel/proc_file.h"
 #include "kernel/syscalls.h"
+#include "pages/scan_calls.h"
 
 namespace sluice {
 namespace {
 
 using Found = std::function<bool(PageRange)>;
 
-// A call holds the target's mmap lock for reading, so it covers no more than this; sparse parts
-// cost next to nothing, so the limit is on existing pages.
-constexpr uint64_t kPagesPerCall = 16384;
-constexpr size_t kRegionsPerCall = 1024;
 constexpr size_t kEntriesPerRead = 16384;
-
-ScopedFd open_pagemap(pid_t pid) {
-  const long fd =
-      sys::call(SYS_openat, AT_FDCWD, proc_path(pid, "pagemap").c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) {
-    const bool gone = fd == -ENOENT || fd == -ESRCH;
-    throw Error(gone ? "NO_SUCH_PROCESS" : "PERMISSION", pid, "openat", static_cast<int>(-fd),
-                gone ? "the process is gone" : "its page table may not be read by this user");
-  }
-  return ScopedFd(static_cast<int>(fd));
-}
-
-[[noreturn]] void throw_scan_failed(pid_t pid, const char* call, long result) {
-  const bool gone = result == -ESRCH || result == 0;
-  throw Error(gone ? "TARGET_EXITED" : "SYSTEM", pid, call, static_cast<int>(-result),
-              gone ? "it has no address space any more" : "its page table could not be read");
-}
 
 class IoctlScan : public PageScan {
  public:
-  IoctlScan(pid_t pid, ScopedFd fd)
-      : pid_(pid),
-        fd_(std::move(fd)),
-        // Guard pages look swapped out, and cannot be read.
-        unwanted_(available(fd_.get(), abi::kPageIsGuard) ? uint64_t{abi::kPageIsGuard} : 0),
-        regions_(kRegionsPerCall) {}
-
-  // Whether the kernel has the call, and knows these categories.
-  static bool available(int fd, uint64_t categories) {
-    abi::PageScanArg arg{};
-    arg.size = sizeof arg;
-    arg.category_mask = categories;
-    return sys::call(SYS_ioctl, fd, abi::kPagemapScan, &arg) >= 0;
-  }
+  IoctlScan(pid_t pid, ScanCalls calls) : pid_(pid), calls_(std::move(calls)) {}
 
   void scan(PageRange range, PageFilter filter, const Found& found) override {
-    abi::PageScanArg arg{};
-    arg.size = sizeof arg;
-    arg.vec = reinterpret_cast<uint64_t>(regions_.data());
-    arg.vec_len = regions_.size();
-    arg.max_pages = kPagesPerCall;
-    arg.end = range.end;
-    arg.category_anyof_mask = abi::kPageIsPresent | abi::kPageIsSwapped;
-    arg.category_inverted = unwanted_;
-    if (filter == PageFilter::kOwn) {
-      arg.category_inverted |= abi::kPageIsFile | abi::kPageIsPfnZero;
+    PageQuery query = calls_.own_pages();
+    if (filter == PageFilter::kPresent) {
+      query.inverted = query.mask = 0;
+      query = calls_.without_guards(query);
     }
-    arg.category_mask = arg.category_inverted;
-    arg.return_mask = abi::kPageIsPresent;
-    while (range.start < range.end) {
-      arg.start = range.start;
-      const long count = sys::call_restarting(SYS_ioctl, fd_.get(), abi::kPagemapScan, &arg);
-      if (count < 0) {
-        throw_scan_failed(pid_, "ioctl", count);
-      }
-      if (arg.walk_end <= arg.start) {
-        throw_scan_failed(pid_, "ioctl", 0);
-      }
-      for (long i = 0; i < count; ++i) {
-        if (!found({regions_[i].start, regions_[i].end})) {
-          return;
-        }
-      }
-      // The kernel collects 512 regions at a time. When it has filled that once and then comes to
-      // the end, walk_end still is where it stood when it was full, before regions it returned.
-      range.start = count > 0 ? std::max(arg.walk_end, regions_[count - 1].end) : arg.walk_end;
+    const auto end = calls_.walk(range, query, kPagesPerLiveCall,
+                                 [&](PageRange run, uint64_t) { return found(run); });
+    if (end != range.end) {
+      throw_scan_failed(pid_, "ioctl", -EPERM);
     }
   }
 
  private:
   pid_t pid_;
-  ScopedFd fd_;
-  uint64_t unwanted_;
-  std::vector<abi::PageRegion> regions_;
+  ScanCalls calls_;
 };
 
 // Frame number of the kernel's zero page, from a page of our own that was only read; 0 if frame
@@ -167,11 +110,11 @@ class PagemapScan : public PageScan {
 }  // namespace
 
 std::unique_ptr<PageScan> PageScan::open(pid_t pid) {
-  ScopedFd fd = open_pagemap(pid);
-  if (IoctlScan::available(fd.get(), 0)) {
-    return std::make_unique<IoctlScan>(pid, std::move(fd));
+  ScanCalls calls(pid);
+  if (calls.knows(0)) {
+    return std::make_unique<IoctlScan>(pid, std::move(calls));
   }
-  return std::make_unique<PagemapScan>(pid, std::move(fd));
+  return std::make_unique<PagemapScan>(pid, open_pagemap(pid));
 }
 
 }  // namespace sluice

@@ -7,14 +7,6 @@
 
 namespace sluice {
 
-void append_range(std::vector<PageRange>* ranges, PageRange range) {
-  if (!ranges->empty() && ranges->back().end == range.start) {
-    ranges->back().end = range.end;
-  } else {
-    ranges->push_back(range);
-  }
-}
-
 void Chunker::add(PageRange run, bool forced) {
   if (forced != batch_forced_) {
     flush();

@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "base/page_range.h"
+#include "base/page_ranges.h"
 #include "pipe/feed.h"
 #include "pipe/slot.h"
 
@@ -49,8 +49,5 @@ class Chunker {
   uint64_t batch_bytes_ = 0;
   bool batch_forced_ = false;
 };
-
-// Adds `range` to the end of `ranges`, joining it with the last one where they touch.
-void append_range(std::vector<PageRange>* ranges, PageRange range);
 
 }  // namespace sluice

@@ -27,20 +27,9 @@ void fill_iovecs(std::span<const PageRange> ranges, uint64_t skip, std::vector<i
   }
 }
 
-// The first `bytes` of the slot's free buffer space go into its pipe. They stay untouched there
-// until the pipe is drained, so references serve as well as copies.
-long splice_buffer(Slot* slot, uint64_t bytes) {
-  char* start = slot->buffer.get(slot->capacity) + slot->bytes;
-  for (uint64_t done = 0; done < bytes;) {
-    const iovec rest{start + done, bytes - done};
-    const long moved =
-        sys::call_restarting(SYS_vmsplice, slot->write_end.get(), &rest, 1, SPLICE_F_NONBLOCK);
-    if (moved <= 0) {
-      return done > 0 ? static_cast<long>(done) : moved;
-    }
-    done += static_cast<uint64_t>(moved);
-  }
-  return static_cast<long>(bytes);
+// The first `bytes` of the slot's free buffer space were filled.
+long copied(Slot* slot, uint64_t bytes) {
+  return slot->copied ? static_cast<long>(bytes) : slot->push(slot->bytes, bytes);
 }
 
 }  // namespace
@@ -55,7 +44,7 @@ long ReadFeed::feed(Slot* slot, std::span<const PageRange> ranges, uint64_t skip
   const iovec local{slot->buffer.get(slot->capacity) + slot->bytes, slot->room()};
   const long got = sys::call_restarting(SYS_process_vm_readv, pid_, &local, 1, iovecs_.data(),
                                         iovecs_.size(), 0);
-  return got <= 0 ? got : splice_buffer(slot, static_cast<uint64_t>(got));
+  return got <= 0 ? got : copied(slot, static_cast<uint64_t>(got));
 }
 
 long ForcedFeed::feed(Slot* slot, std::span<const PageRange> ranges, uint64_t skip) {
@@ -70,7 +59,7 @@ long ForcedFeed::feed(Slot* slot, std::span<const PageRange> ranges, uint64_t sk
     if (got == -EIO) {
       return -EFAULT;  // how /proc/PID/mem says it
     }
-    return got <= 0 ? got : splice_buffer(slot, static_cast<uint64_t>(got));
+    return got <= 0 ? got : copied(slot, static_cast<uint64_t>(got));
   }
   return 0;
 }

@@ -23,7 +23,8 @@ bool is_full(long result) { return result == -ENOSPC || result == -EDQUOT; }
 
 }  // namespace
 
-ShardFile::ShardFile(const std::string& dir, size_t index, IoMode mode, uint64_t preallocate)
+ShardFile::ShardFile(const std::string& dir, size_t index, IoMode mode, uint64_t preallocate,
+                     bool moving)
     : index_(static_cast<uint32_t>(index)), mode_(mode) {
   char name[32];
   snprintf(name, sizeof name, "shard-%04zu.img", index);
@@ -37,7 +38,9 @@ ShardFile::ShardFile(const std::string& dir, size_t index, IoMode mode, uint64_t
                 "cannot create " + path_);
   }
   fd_.reset(static_cast<int>(fd));
-  if (mode_ != IoMode::kBuffered) {
+  if (mode_ == IoMode::kAuto && moving) {
+    io_reason_ = "the file system reads twice what it writes, and a live page may change meanwhile";
+  } else if (mode_ != IoMode::kBuffered) {
     const long result = sys::call(SYS_fcntl, fd_.get(), F_SETFL, O_DIRECT);
     if (result < 0 && mode_ == IoMode::kDirect) {
       fail("fcntl", result, "the file system does not take O_DIRECT");
@@ -91,7 +94,15 @@ void ShardFile::append(Slot* slot) {
     reserve(offset_ + slot->bytes + kReserveStep);
   }
   note_runs(*slot);
+  uint64_t in_pipe = slot->copied ? 0 : slot->bytes;
   for (uint64_t left = slot->bytes; left > 0;) {
+    if (in_pipe < slot->bytes) {
+      const long pushed = slot->push(in_pipe, slot->bytes - in_pipe);
+      if (pushed < 0 && pushed != -EAGAIN) {
+        fail("vmsplice", pushed, "copied pages could not be put into a pipe");
+      }
+      in_pipe += static_cast<uint64_t>(std::max(pushed, 0L));
+    }
     // After a short splice the next piece starts in the middle of a block, which O_DIRECT refuses.
     const bool aligned = offset_ % kPageBytes == 0 && left % kPageBytes == 0;
     set_direct(direct_ && aligned);

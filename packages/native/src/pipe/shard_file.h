@@ -23,8 +23,10 @@ struct StoredRun {
 class ShardFile {
  public:
   // Creates `dir/shard-NNNN.img` (mode 0600), which must not exist, and reserves `preallocate`
-  // bytes for it. Throws DISK_FULL, OUTPUT_NOT_WRITABLE, DIRECT_IO_UNAVAILABLE, IO.
-  ShardFile(const std::string& dir, size_t index, IoMode mode, uint64_t preallocate);
+  // bytes for it. `moving`: pages may change while they are written and the file system minds, so
+  // that kAuto avoids O_DIRECT. Throws DISK_FULL, OUTPUT_NOT_WRITABLE, DIRECT_IO_UNAVAILABLE, IO.
+  ShardFile(const std::string& dir, size_t index, IoMode mode, uint64_t preallocate,
+            bool moving = false);
 
   // Moves all bytes of the slot to the end of the shard and notes where its pages are.
   // Throws DISK_FULL, DIRECT_IO_UNAVAILABLE, IO.

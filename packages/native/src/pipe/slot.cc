@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "base/error.h"
@@ -27,6 +28,35 @@ char* LazyBuffer::get(size_t bytes) {
     bytes_ = bytes;
   }
   return static_cast<char*>(memory_);
+}
+
+void LazyBuffer::touch(size_t bytes, size_t all) {
+  volatile char* memory = get(all);
+  for (size_t at = 0; at < std::min(bytes, all); at += kPageBytes) {
+    memory[at] = 0;
+  }
+}
+
+void Slot::discard() {
+  const ScopedFd nowhere(::open("/dev/null", O_WRONLY | O_CLOEXEC));
+  while (sys::call_restarting(SYS_splice, read_end.get(), nullptr, nowhere.get(), nullptr, capacity,
+                              SPLICE_F_NONBLOCK) > 0) {
+  }
+  clear();
+}
+
+long Slot::push(uint64_t from, uint64_t count) {
+  char* start = buffer.get(capacity) + from;
+  for (uint64_t done = 0; done < count;) {
+    const iovec rest{start + done, count - done};
+    const long moved =
+        sys::call_restarting(SYS_vmsplice, write_end.get(), &rest, 1, SPLICE_F_NONBLOCK);
+    if (moved <= 0) {
+      return done > 0 ? static_cast<long>(done) : moved;
+    }
+    done += static_cast<uint64_t>(moved);
+  }
+  return static_cast<long>(count);
 }
 
 uint64_t set_pipe_capacity(int fd, uint64_t wanted) {

@@ -19,6 +19,8 @@ class LazyBuffer {
   LazyBuffer& operator=(const LazyBuffer&) = delete;
   // Throws SYSTEM.
   char* get(size_t bytes);
+  // Makes the first `bytes` of `all` exist, so that writing to them later is quick.
+  void touch(size_t bytes, size_t all);
 
  private:
   void* memory_ = nullptr;
@@ -37,8 +39,17 @@ struct Slot {
   uint64_t bytes = 0;
   // Bytes copied from the target rest here until the pipe is drained: same offsets as in the pipe.
   LazyBuffer buffer;
+  // All bytes were copied, and none is in the pipe yet: that is left to the drain, since a frozen
+  // target need not wait for it.
+  bool copied = false;
+
+  // Throws away what is in the pipe, after a failure.
+  void discard();
 
   uint64_t room() const { return capacity - bytes; }
+  // Puts bytes [from, from + count) of the buffer into the pipe, by reference: they stay untouched
+  // until it is drained. Returns how many went in, possibly fewer, or a negative errno.
+  long push(uint64_t from, uint64_t count);
   void clear() {
     ranges.clear();
     bytes = 0;

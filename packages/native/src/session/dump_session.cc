@@ -25,17 +25,12 @@ namespace {
 
 // What fs.pipe-max-size grants to everybody by default (pipe(7)).
 constexpr uint64_t kMostSlotBytes = uint64_t{1} << 20;
-// Pages after which the survey closes an item: fine enough to cut the address space evenly.
-constexpr uint64_t kPagesPerItem = 1024;
 // For buffers of the `read` backend in all lanes: more does not make it faster, and is resident.
 constexpr uint64_t kMostReadBytes = uint64_t{16} << 20;
 constexpr std::chrono::milliseconds kDetachLimit{1000};
 constexpr int kMostLooks = 20;
 constexpr std::chrono::milliseconds kLookPause{1};
 constexpr size_t kRandomBytes = 16;  // at AT_RANDOM (getauxval(3)), new with each execve
-
-constexpr char kUnreadable[] =
-    "could not be read: a guard page, device memory, or memory with a hardware error";
 
 constexpr char kExeced[] = "it has become another program by execve since the dump began";
 
@@ -45,8 +40,7 @@ constexpr char kExeced[] = "it has become another program by execve since the du
 
 }  // namespace
 
-DumpSession::DumpSession(const SessionOptions& options)
-    : options_(options), exchange_(options.lanes, options.drains), files_(options.pid) {
+DumpSession::DumpSession(const SessionOptions& options) : options_(options), files_(options.pid) {
   const pid_t pid = options_.pid;
   require_dumpable(pid);
   const auto stat = read_stat(pid);
@@ -71,11 +65,16 @@ DumpSession::DumpSession(const SessionOptions& options)
   const size_t read_slots = kMostReadBytes / options_.lanes / lane.slot_bytes;
   lane.read_slots = std::clamp<size_t>(read_slots, 1, lane.slots);
   for (lane.index = 0; lane.index < options_.lanes; ++lane.index) {
+    lane.wants_helper = lane.index == 0 && options_.tracker != TrackerMode::kNone;
     lanes_.push_back(std::make_unique<Lane>(lane));
   }
-  shares_.resize(options_.lanes);
-  shards_.resize(options_.drains);
-  set_cuts(std::vector<uint64_t>(options_.lanes - 1, kAddressSpaceEnd));
+}
+
+DumpSession::~DumpSession() {
+  tracer_.reset();
+  if (freeze_) {
+    freeze_->abandon();
+  }
 }
 
 uint64_t DumpSession::pages_captured() const {
@@ -84,19 +83,6 @@ uint64_t DumpSession::pages_captured() const {
     pages += lane->pages_captured();
   }
   return pages;
-}
-
-void DumpSession::set_cuts(const std::vector<uint64_t>& cuts) {
-  if (cuts.size() != shares_.size() - 1 || !std::is_sorted(cuts.begin(), cuts.end()) ||
-      std::any_of(cuts.begin(), cuts.end(), [](uint64_t cut) { return cut % kPageBytes != 0; })) {
-    throw Error("OPTION", options_.pid, "", 0, "the cuts do not divide the address space");
-  }
-  uint64_t start = 0;
-  for (size_t i = 0; i < shares_.size(); ++i) {
-    const uint64_t end = i < cuts.size() ? cuts[i] : kAddressSpaceEnd;
-    shares_[i] = {start, end};
-    start = end;
-  }
 }
 
 std::vector<uint8_t> DumpSession::program_stamp() const {
@@ -146,6 +132,15 @@ std::vector<uint8_t> DumpSession::settled_stamp() const {
   }
 }
 
+void DumpSession::require_same_program() const {
+  if (has_ended()) {
+    throw Error("TARGET_EXITED", options_.pid, "", 0, "it ended while it was dumped");
+  }
+  if (program_stamp() != stamp_) {
+    throw Error("TARGET_EXECED", options_.pid, "", 0, kExeced);
+  }
+}
+
 Error DumpSession::explain(const Error& error) const {
   constexpr const char* kAboutTarget[] = {"PERMISSION",    "ALREADY_TRACED", "NO_SUCH_PROCESS",
                                           "TARGET_EXITED", "FREEZE_TIMEOUT", "CAPTURE_UNAVAILABLE",
@@ -190,92 +185,26 @@ std::vector<uint64_t> DumpSession::scratches() const {
   return addresses;
 }
 
-std::vector<SurveyItem> DumpSession::control_survey() {
-  vm_flags_ = read_vm_flags(options_.pid);
-  const auto scan = PageScan::open(options_.pid);
-  std::vector<SurveyItem> items;
-  for (const CaptureItem& planned : make_plan(options_.pid, &files_, {}).items) {
-    SurveyItem item;
-    const auto close = [&] {
-      if (item.pages > 0) {
-        items.push_back(item);
-      }
-      item = SurveyItem{};
-    };
-    const auto add = [&](PageRange run) {
-      if (item.pages == 0) {
-        item.range.start = run.start;
-      }
-      item.range.end = run.end;
-      item.pages += run.pages();
-      ++item.runs;
-      if (item.pages >= kPagesPerItem) {
-        close();
-      }
-      return true;
-    };
-    if (planned.filter) {
-      scan->scan(planned.range, *planned.filter, add);
-    } else {
-      add(planned.range);
-    }
-    close();
-  }
-  return items;
-}
-
-void DumpSession::control_capture() {
-  try {
-    tracer_->run([&] {
-      exchange_.wait_ready();
-      capture_frozen();
-    });
-  } catch (...) {
-    frozen_.store(false, std::memory_order_relaxed);
-    // What could not be stopped cannot be detached; the end of the tracer task lets it go.
-    tracer_.reset();
-    exchange_.fail(std::current_exception());
-    throw;
-  }
-}
-
-void DumpSession::capture_frozen() {
-  const auto limit = std::chrono::milliseconds(options_.freeze_timeout_ms);
-  const auto patience = [&] {
-    return Patience{Clock::now() + limit, [this] { exchange_.check(); }};
-  };
-  wait_until_stoppable(options_.pid, patience());
-  frozen_.store(true, std::memory_order_relaxed);
-  Freeze freeze(options_.pid, tracer_->pid(), patience());
-  if (has_ended()) {
-    throw Error("TARGET_EXITED", options_.pid, "", 0, "it ended before it was frozen");
-  }
-  if (program_stamp() != stamp_) {
-    throw Error("TARGET_EXECED", options_.pid, "", 0, kExeced);
-  }
-  result_.plan = make_plan(options_.pid, &files_, scratches());
-  const auto opened = Clock::now();
-  exchange_.open_gate();
-  result_.threads = freeze.threads();
-  exchange_.wait_lanes();
-  result_.memdump_us = microseconds_since(opened);
-  exchange_.wait_drains();
-  result_.memwrite_us = microseconds_since(opened);
-  freeze.thaw();
-  frozen_.store(false, std::memory_order_relaxed);
-  result_.freezing_us = freeze.freezing_us();
-  result_.frozen_us = freeze.frozen_us();
-}
-
 std::vector<std::string> DumpSession::control_detach() {
   std::vector<HelperRemains> remains;
   for (const auto& lane : lanes_) {
     remains.insert(remains.end(), lane->remains().begin(), lane->remains().end());
   }
+  if (freeze_ && tracer_) {
+    control_release(Release::kResume);
+  }
   if (!tracer_) {
     tracer_ = std::make_unique<TracerTask>();
   }
   std::vector<std::string> warnings;
+  try {
+    if (tracker_) {
+      tracker_->unwatch();
+    }
+  } catch (const Error&) {
+    // The target is gone, or the end of the tracker does it at once.
+  }
+  tracker_.reset();
   try {
     if (!remains.empty()) {
       tracer_->run([&] {
@@ -304,76 +233,6 @@ std::vector<std::string> DumpSession::control_detach() {
   }
   tracer_.reset();
   return warnings;
-}
-
-void DumpSession::lane_capture(size_t lane) {
-  lanes_.at(lane)->capture(result_.plan, shares_.at(lane), &exchange_);
-}
-
-void DumpSession::drain_open(size_t drain, uint64_t preallocate_bytes) {
-  shards_.at(drain) =
-      std::make_unique<ShardFile>(options_.dir, drain, options_.io, preallocate_bytes);
-}
-
-void DumpSession::drain_run(size_t drain) {
-  try {
-    exchange_.drain_wait_gate();
-    ShardFile* shard = shards_.at(drain).get();
-    while (Slot* slot = exchange_.take_filled()) {
-      shard->append(slot);
-      bytes_drained_.fetch_add(slot->bytes, std::memory_order_relaxed);
-      exchange_.give_empty(slot);
-    }
-    exchange_.drain_done();
-  } catch (...) {
-    exchange_.fail(std::current_exception());
-    throw;
-  }
-}
-
-SealedShard DumpSession::drain_seal(size_t drain, uint64_t piece_bytes) {
-  ShardFile* shard = shards_.at(drain).get();
-  SealedShard sealed;
-  sealed.file = shard->name();
-  sealed.bytes = shard->bytes();
-  sealed.direct = shard->direct();
-  sealed.io_reason = shard->io_reason();
-  shard->cut();
-  auto start = Clock::now();
-  shard->sync();
-  sealed.sync_us = microseconds_since(start);
-  if (piece_bytes > 0) {
-    start = Clock::now();
-    sealed.crcs = shard->checksum(piece_bytes);
-    sealed.checksum_us = microseconds_since(start);
-  }
-  return sealed;
-}
-
-CaptureResult DumpSession::take_result() {
-  std::vector<StoredRun> runs;
-  for (const auto& shard : shards_) {
-    runs.insert(runs.end(), shard->runs().begin(), shard->runs().end());
-  }
-  result_.table = make_page_table(std::move(runs), result_.plan.aliases);
-  for (const auto& lane : lanes_) {
-    for (const PageRange& range : lane->left_out()) {
-      result_.left_out.push_back({range, kUnreadable});
-    }
-  }
-  for (const PlannedVma& vma : result_.plan.vmas) {
-    const auto known =
-        std::lower_bound(vm_flags_.begin(), vm_flags_.end(), vma.mapping.start,
-                         [](const VmFlags& flags, uint64_t start) { return flags.start < start; });
-    const bool same = known != vm_flags_.end() && known->start == vma.mapping.start &&
-                      known->end == vma.mapping.end;
-    result_.vm_flags.push_back(same ? known->flags : "");
-  }
-  for (FrozenThread& thread : result_.threads) {
-    thread.name = thread_name(options_.pid, thread.tid).value_or("");
-  }
-  result_.pinned_peak_bytes = exchange_.pinned_peak_bytes();
-  return std::move(result_);
 }
 
 }  // namespace sluice

@@ -1,4 +1,9 @@
-// One dump of one process: what control, lanes and drains do, and the order that the gate enforces.
+// One dump of one process, in rounds: what control, lanes and drains do, and the order that the
+// gate of each round enforces.
+//
+//   prepare ─▶ set_cuts, open ─▶ capture (all at the same time) ─▶ finish ─▶ prepare the next ...
+//
+// A live round and the final one can be captured in one go, so that nothing lies between them.
 // Functions named control_*, lane_*, drain_* block and belong to the worker threads of that name;
 // control's and each lane's must always be called from the same thread.
 #pragma once
@@ -6,7 +11,9 @@
 #include <sys/types.h>
 
 #include <atomic>
+#include <deque>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -19,6 +26,7 @@
 #include "session/page_table.h"
 #include "target/freeze.h"
 #include "target/tracer_task.h"
+#include "track/tracker.h"
 
 namespace sluice {
 
@@ -29,8 +37,18 @@ struct SessionOptions {
   uint64_t budget_bytes = 0;
   CaptureMode capture = CaptureMode::kAuto;
   IoMode io = IoMode::kAuto;
+  // Of the image; each round names its own directory.
   std::string dir;
   uint64_t freeze_timeout_ms = 0;
+  TrackerMode tracker = TrackerMode::kNone;
+};
+
+// What becomes of the target after its last round.
+enum class After {
+  // It goes on as soon as its pages are in the shards, or copied.
+  kResume,
+  // It stays frozen until release().
+  kStop,
 };
 
 struct TargetIdentity {
@@ -62,12 +80,14 @@ struct LeftOut {
   std::string reason;
 };
 
-struct CaptureResult {
+struct RoundResult {
+  RoundKind kind = RoundKind::kWhole;
   CapturePlan plan;
   std::vector<std::string> vm_flags;  // one per VMA of the plan
-  std::vector<FrozenThread> threads;
+  std::vector<FrozenThread> threads;  // none after a live round
   std::vector<LeftOut> left_out;
   PageTable table;
+  double scan_us = 0;  // of the slowest lane, while it collected or looked
   double freezing_us = 0;
   double frozen_us = 0;
   double memdump_us = 0;
@@ -75,38 +95,83 @@ struct CaptureResult {
   uint64_t pinned_peak_bytes = 0;
 };
 
+// What the tracker came to be, with the reason if it is not what was hoped for.
+struct TrackerAttached {
+  TrackerMode mode = TrackerMode::kNone;
+  std::string reason;
+};
+
 class DumpSession {
  public:
   // Looks at the target and refuses what cannot be dumped; touches nothing.
   explicit DumpSession(const SessionOptions& options);
+  ~DumpSession();
 
   const TargetIdentity& identity() const { return identity_; }
-  void cancel() { exchange_.cancel(); }
+  void cancel();
   uint64_t pages_captured() const;
   uint64_t bytes_drained() const { return bytes_drained_.load(std::memory_order_relaxed); }
   bool frozen() const { return frozen_.load(std::memory_order_relaxed); }
-  // Lane i takes [cuts[i-1], cuts[i]).
-  void set_cuts(const std::vector<uint64_t>& cuts);
-  CaptureResult take_result();
+  // Lane i takes [cuts[i-1], cuts[i]). For a round that was prepared.
+  void set_cuts(size_t round, const std::vector<uint64_t>& cuts);
   // What is really behind a failure: a target that ended or became another program meanwhile makes
   // calls fail in many ways.
   Error explain(const Error& error) const;
 
   void control_attach();
-  std::vector<SurveyItem> control_survey();
-  void control_capture();
+  // The tracker that the options ask for, made with lane 0, which must be attached; kAuto takes
+  // what there is. Throws TRACKER_UNAVAILABLE.
+  TrackerAttached lane_track();
+  // Makes a round and looks what there is to be taken, the target running; nothing is looked at
+  // before a final round. What a round that failed had collected is owed to the next. `copy`: pages
+  // of this round are copied while the target is frozen and written afterwards; about `copy_pages`
+  // are expected. Returns the number of the round.
+  size_t control_prepare(RoundKind kind, std::vector<SurveyItem>* items, bool copy = false,
+                         uint64_t copy_pages = 0);
+  // For each of the rounds [first, last]: waits until all lanes and drains stand at its gate, and
+  // takes it.
+  void control_capture(size_t first, size_t last, After after = After::kResume);
+  // Whether the target stands frozen after its last round.
+  bool held() const { return freeze_ != nullptr; }
+  // Lets a held target go; or leaves it as SIGSTOP would; or kills it.
+  enum class Release { kResume, kStopped, kKill };
+  // Returns how long it was frozen, microseconds.
+  double control_release(Release how);
   std::vector<std::string> control_detach();
 
   LaneAttached lane_attach(size_t lane) { return lanes_.at(lane)->attach(); }
-  void lane_capture(size_t lane);
+  void lane_capture(size_t lane, size_t first, size_t last);
   void lane_detach(size_t lane) { lanes_.at(lane)->detach(); }
 
-  void drain_open(size_t drain, uint64_t preallocate_bytes);
-  void drain_run(size_t drain);
-  SealedShard drain_seal(size_t drain, uint64_t piece_bytes);
+  void drain_open(size_t drain, size_t round, const std::string& dir, uint64_t preallocate_bytes);
+  void drain_run(size_t drain, size_t first, size_t last);
+  // What came of a round that went well; once.
+  RoundResult finish_round(size_t round);
+  SealedShard drain_seal(size_t drain, size_t round, uint64_t piece_bytes);
 
  private:
-  void capture_frozen();
+  struct Round {
+    Round(size_t lane_count, size_t drain_count)
+        : exchange(lane_count, drain_count), shards(drain_count), lanes(lane_count) {}
+    RoundWork work;
+    std::vector<PageRange> shares;
+    Exchange exchange;
+    std::vector<std::unique_ptr<ShardFile>> shards;
+    std::vector<LaneRound> lanes;
+    // A live round that began and did not come to its end: its pages are owed.
+    bool owes = false;
+    RoundResult result;
+  };
+
+  Round* round_at(size_t number);
+  Round* add_round(size_t* number);
+  void take_over_owed();
+  void add_to_survey(const Round& round, const CaptureItem& item, PageScan* pages,
+                     TrackerScan* written, std::vector<SurveyItem>* items) const;
+  void capture_live(Round* round);
+  void capture_frozen(Round* round, After after);
+  void require_same_program() const;
+  PageRanges pages_in_parent(const Round& round) const;
   bool has_ended() const;
   std::vector<uint64_t> scratches() const;
   // What tells this program from one that took its place by execve(2).
@@ -117,14 +182,19 @@ class DumpSession {
   TargetIdentity identity_;
   std::vector<uint8_t> stamp_;
   ScopedFd pidfd_;
-  Exchange exchange_;
   MappedFiles files_;
   std::vector<VmFlags> vm_flags_;
   std::unique_ptr<TracerTask> tracer_;
+  std::unique_ptr<Freeze> freeze_;  // belongs to the tracer task
+  std::unique_ptr<Tracker> tracker_;
   std::vector<std::unique_ptr<Lane>> lanes_;
-  std::vector<PageRange> shares_;
-  std::vector<std::unique_ptr<ShardFile>> shards_;
-  CaptureResult result_;
+  bool moving_pages_matter_ = false;  // to the file system
+
+  PageRanges chain_;  // pages that are in the rounds so far
+  PageRanges owed_;   // pages that were collected and are in none
+  mutable std::mutex mutex_;
+  std::deque<std::unique_ptr<Round>> rounds_;  // with mutex_; a round itself belongs to its users
+  bool cancelled_ = false;                     // with mutex_
   std::atomic<uint64_t> bytes_drained_{0};
   std::atomic<bool> frozen_{false};
 };

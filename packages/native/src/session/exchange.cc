@@ -21,8 +21,12 @@ void Exchange::wait(std::unique_lock<std::mutex>* lock, std::condition_variable*
 }
 
 template <typename Ready>
-void Exchange::wait_while_moving(Ready ready) {
+void Exchange::wait_while_moving(bool frozen, Ready ready) {
   std::unique_lock<std::mutex> lock(mutex_);
+  if (!frozen) {
+    wait(&lock, &progress_, ready);
+    return;
+  }
   uint64_t seen = moves_;
   while (!progress_.wait_for(lock, kStallLimit, [&] { return over_ || ready(); })) {
     if (moves_ == seen) {
@@ -42,20 +46,15 @@ void Exchange::throw_if_over() const {
   }
 }
 
-void Exchange::fail(std::exception_ptr error) {
+void Exchange::fail() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (!over_) {
-    error_ = std::move(error);
-    over_ = true;
-  }
+  over_ = true;
   progress_.notify_all();
   filled_some_.notify_all();
   for (std::condition_variable& emptied : emptied_some_) {
     emptied.notify_all();
   }
 }
-
-void Exchange::cancel() { fail(nullptr); }
 
 void Exchange::check() const {
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -93,12 +92,12 @@ void Exchange::open_gate() {
   progress_.notify_all();
 }
 
-void Exchange::wait_lanes() {
-  wait_while_moving([&] { return lanes_done_ == lanes_; });
+void Exchange::wait_lanes(bool frozen) {
+  wait_while_moving(frozen, [&] { return lanes_done_ == lanes_; });
 }
 
-void Exchange::wait_drains() {
-  wait_while_moving([&] { return drains_done_ == drains_; });
+void Exchange::wait_drains(bool frozen) {
+  wait_while_moving(frozen, [&] { return drains_done_ == drains_; });
 }
 
 Slot* Exchange::take_empty(size_t lane) {
@@ -123,6 +122,11 @@ void Exchange::lane_done() {
   ++lanes_done_;
   progress_.notify_all();
   filled_some_.notify_all();
+}
+
+void Exchange::wait_empty(size_t lane) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  wait(&lock, &emptied_some_[lane], [&] { return empty_[lane].size() == slots_[lane]; });
 }
 
 Slot* Exchange::take_filled() {

@@ -1,16 +1,15 @@
-// Where lanes, drains and control of one session meet: the gate, the slots on their way, the end.
+// Where lanes, drains and control meet in one round: the gate, the slots on their way, the end.
 //
 //   lanes  ──filled──▶ exchange ──▶ drains        Everybody enters before the freeze and waits at
 //     ▲                                 │         the gate. Control opens it under freeze and waits
 //     └────────── empty slots ──────────┘         until the last slot is drained.
 //
-// The first failure anywhere is kept and ends everybody's waiting with CANCELLED.
+// A failure anywhere ends everybody's waiting with CANCELLED.
 #pragma once
 
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
-#include <exception>
 #include <mutex>
 #include <vector>
 
@@ -24,9 +23,7 @@ class Exchange {
       : emptied_some_(lanes), empty_(lanes), slots_(lanes), lanes_(lanes), drains_(drains) {}
 
   // ---- anybody
-  // Keeps the first one.
-  void fail(std::exception_ptr error);
-  void cancel();
+  void fail();
   // Throws CANCELLED once anything failed.
   void check() const;
 
@@ -39,17 +36,19 @@ class Exchange {
 
   // ---- control, after the gate
   void open_gate();
-  // Waits until the lanes have fed all they have. Throws CANCELLED, and FREEZE_TIMEOUT when nothing
-  // has moved for long: what is captured may depend on the frozen target itself (its own
-  // userfaultfd or file server), and then only thawing it helps.
-  void wait_lanes();
+  // Waits until the lanes have fed all they have. Throws CANCELLED, and with a frozen target
+  // FREEZE_TIMEOUT when nothing has moved for long: what is captured may depend on the target
+  // itself (its own userfaultfd or file server), and then only thawing it helps.
+  void wait_lanes(bool frozen);
   // Waits until every slot is drained. Throws the same.
-  void wait_drains();
+  void wait_drains(bool frozen);
 
   // ---- lanes
   Slot* take_empty(size_t lane);
   void give_filled(Slot* slot);
   void lane_done();
+  // Waits until all slots of the lane are empty again. Throws CANCELLED.
+  void wait_empty(size_t lane);
 
   // ---- drains
   // The next filled slot; nullptr when there will be no more.
@@ -63,7 +62,7 @@ class Exchange {
   template <typename Ready>
   void wait(std::unique_lock<std::mutex>* lock, std::condition_variable* changed, Ready ready);
   template <typename Ready>
-  void wait_while_moving(Ready ready);
+  void wait_while_moving(bool frozen, Ready ready);
   void throw_if_over() const;
 
   mutable std::mutex mutex_;
@@ -83,7 +82,6 @@ class Exchange {
   size_t drains_done_ = 0;
   bool open_ = false;
   bool over_ = false;
-  std::exception_ptr error_;
   uint64_t moves_ = 0;  // of slots
   uint64_t pinned_bytes_ = 0;
   uint64_t pinned_peak_bytes_ = 0;

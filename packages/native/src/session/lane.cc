@@ -6,7 +6,6 @@
 
 #include "base/error.h"
 #include "kernel/syscalls.h"
-#include "pipe/chunker.h"
 #include "target/code_search.h"
 #include "target/thread_remote.h"
 
@@ -23,12 +22,14 @@ bool is_about_target(const Error& error) {
 
 }  // namespace
 
+bool Lane::uses_vmsplice() const { return helper_ && options_.mode != CaptureMode::kRead; }
+
 LaneAttached Lane::attach() {
   LaneAttached attached;
   tracer_ = std::make_unique<TracerTask>();
   memory_ = std::make_unique<TargetMemory>(options_.pid);
   scan_ = PageScan::open(options_.pid);
-  if (options_.mode != CaptureMode::kRead) {
+  if (options_.mode != CaptureMode::kRead || options_.wants_helper) {
     try {
       tracer_->run([&] { start_helper(&attached); });
       return attached;
@@ -76,12 +77,11 @@ void Lane::start_helper(LaneAttached* attached) {
     helper_.reset();
     throw;
   }
-  attached->with_helper = true;
+  attached->with_helper = uses_vmsplice();
 }
 
 void Lane::make_slots() {
-  const size_t count = helper_ ? options_.slots : options_.read_slots;
-  for (size_t i = 0; i < count; ++i) {
+  for (size_t i = 0; i < options_.slots; ++i) {
     auto slot = std::make_unique<Slot>();
     slot->lane = options_.index;
     if (helper_) {
@@ -114,28 +114,48 @@ void Lane::make_slots() {
   }
 }
 
-void Lane::capture(const CapturePlan& plan, PageRange share, Exchange* exchange) {
+ScopedFd Lane::make_userfaultfd() {
+  if (!helper_) {
+    throw Error("INJECTION", options_.pid, "", 0, "there is no helper in it to make one");
+  }
+  return tracer_->run([&] { return helper_->make_userfaultfd(); });
+}
+
+void Lane::capture(const RoundWork& work, const PageRange& share, Exchange* exchange,
+                   LaneRound* round) {
+  round_ = round;
   try {
-    for (const auto& slot : slots_) {
-      exchange->add_empty_slot(slot.get());
+    const bool copies = work.copy || !uses_vmsplice();
+    const bool frozen = work.kind != RoundKind::kLive;
+    const size_t count = copies && !(frozen && work.copy) ? options_.read_slots : slots_.size();
+    uint64_t to_touch = work.copy ? work.copy_bytes : 0;
+    for (size_t i = 0; i < std::min(count, slots_.size()); ++i) {
+      Slot* slot = slots_[i].get();
+      slot->discard();
+      slot->copied = copies;
+      slot->buffer.touch(std::min(to_touch, slot->capacity), slot->capacity);
+      to_touch -= std::min(to_touch, slot->capacity);
+      exchange->add_empty_slot(slot);
     }
     tracer_->run([&] {
       exchange->lane_wait_gate();
-      feed_share(plan, share, exchange);
+      feed_share(work, share, exchange);
     });
     exchange->lane_done();
+    // The next round may begin at once, and uses the same slots.
+    exchange->wait_empty(options_.index);
   } catch (...) {
-    exchange->fail(std::current_exception());
+    exchange->fail();
     throw;
   }
 }
 
-void Lane::feed_share(const CapturePlan& plan, PageRange share, Exchange* exchange) {
+void Lane::feed_share(const RoundWork& work, PageRange share, Exchange* exchange) {
   std::unique_ptr<Feed> ordinary;
-  if (helper_) {
-    ordinary = std::make_unique<VmspliceFeed>(helper_.get());
-  } else {
+  if (work.copy || !uses_vmsplice()) {
     ordinary = std::make_unique<ReadFeed>(options_.pid);
+  } else {
+    ordinary = std::make_unique<VmspliceFeed>(helper_.get());
   }
   ForcedFeed forced(memory_.get());
   const auto give = [&](Slot* slot) {
@@ -144,22 +164,76 @@ void Lane::feed_share(const CapturePlan& plan, PageRange share, Exchange* exchan
   };
   Chunker chunker(
       options_.pid, ordinary.get(), &forced, [&] { return exchange->take_empty(options_.index); },
-      give, [&](PageRange page) { append_range(&left_out_, page); });
-  for (const CaptureItem& item : plan.items) {
+      give, [&](PageRange page) { append_range(&round_->left_out, page); });
+  for (const CaptureItem& item : work.plan.items) {
     const PageRange part = intersect(item.range, share);
     if (part.empty()) {
       continue;
     }
-    if (!item.filter) {
-      chunker.add(part, item.forced);
-      continue;
+    if (work.kind == RoundKind::kFinal && item.trackable) {
+      look(part, item, work.owed, &chunker);
+    } else if (work.kind != RoundKind::kLive) {
+      take_all(part, item, &chunker);
+    } else if (item.trackable) {
+      for (const PageRange& range : subtracted({part}, work.owed)) {
+        collect(range, Wanted::kWritten, item.forced, &chunker);
+      }
+      for (const PageRange& range : intersected({part}, work.owed)) {
+        collect(range, Wanted::kAll, item.forced, &chunker);
+      }
     }
-    scan_->scan(part, *item.filter, [&](PageRange run) {
-      chunker.add(run, item.forced);
-      return true;
-    });
   }
   chunker.finish();
+}
+
+void Lane::take_all(PageRange range, const CaptureItem& item, Chunker* chunker) {
+  if (!item.filter) {
+    chunker->add(range, item.forced);
+    return;
+  }
+  scan_->scan(range, *item.filter, [&](PageRange run) {
+    chunker->add(run, item.forced);
+    return true;
+  });
+}
+
+// Dirty pages have an owner: at any moment of this, those that were collected and may not be
+// captured are in `round_`, and go to the next round if this one fails.
+void Lane::collect(PageRange range, Wanted wanted, bool forced, Chunker* chunker) {
+  const size_t owed = round_->owed.size();
+  round_->owed.push_back(range);
+  const auto start = Clock::now();
+  double feeding_us = 0;
+  const uint64_t end = tracker_scan_->collect(range, wanted, [&](PageRange run) {
+    append_range(&round_->collected, run);
+    round_->owed[owed].start = run.end;
+    const auto found = Clock::now();
+    chunker->add(run, forced);
+    feeding_us += microseconds_since(found);
+  });
+  round_->owed[owed].start = end;
+  round_->scan_us += microseconds_since(start) - feeding_us;
+}
+
+void Lane::look(PageRange range, const CaptureItem& item, const PageRanges& owed,
+                Chunker* chunker) {
+  for (const PageRange& part : intersected({range}, owed)) {
+    take_all(part, item, chunker);
+  }
+  for (const PageRange& part : subtracted({range}, owed)) {
+    const auto start = Clock::now();
+    const size_t before = round_->look.written.size();
+    const bool watched = tracker_scan_->look(part, &round_->look);
+    round_->scan_us += microseconds_since(start);
+    if (!watched) {
+      take_all(part, item, chunker);
+      continue;
+    }
+    round_->looked.push_back(part);
+    for (size_t i = before; i < round_->look.written.size(); ++i) {
+      chunker->add(round_->look.written[i], item.forced);
+    }
+  }
 }
 
 void Lane::detach() {
@@ -173,6 +247,7 @@ void Lane::detach() {
     });
   }
   slots_.clear();
+  tracker_scan_.reset();
   tracer_.reset();
 }
 

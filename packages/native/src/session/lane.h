@@ -14,12 +14,14 @@
 #include "base/page_range.h"
 #include "pages/capture_plan.h"
 #include "pages/page_scan.h"
+#include "pipe/chunker.h"
 #include "pipe/feed.h"
 #include "pipe/slot.h"
 #include "session/exchange.h"
 #include "target/helper_remote.h"
 #include "target/target_memory.h"
 #include "target/tracer_task.h"
+#include "track/tracker.h"
 
 namespace sluice {
 
@@ -31,8 +33,11 @@ struct LaneOptions {
   CaptureMode mode = CaptureMode::kAuto;
   // Together they are this lane's part of the pinned budget.
   size_t slots = 1;
-  // Fewer where each has a buffer of the dumper's own memory behind it.
+  // As many where each has a buffer of the dumper's own memory behind it: in rounds that do not
+  // freeze the target, more would not make it faster.
   size_t read_slots = 1;
+  // Start a helper in any case: it is needed for the tracker.
+  bool wants_helper = false;
   uint64_t slot_bytes = 0;
   // The process that was opened is gone, so that its pid may be another's.
   std::function<bool()> ended = [] { return false; };
@@ -44,6 +49,38 @@ struct LaneAttached {
   double stopped_us = 0;
 };
 
+enum class RoundKind {
+  // All pages, under freeze.
+  kWhole,
+  // Pages written since they were collected, while the target runs.
+  kLive,
+  // What the rounds before left, under freeze.
+  kFinal,
+};
+
+// What all lanes need to know of a round. Control makes it before it opens the gate.
+struct RoundWork {
+  RoundKind kind = RoundKind::kWhole;
+  CapturePlan plan;
+  // To be taken although they may not have been written since they were collected.
+  PageRanges owed;
+  // Pages are copied while they are captured, so that the target can go on when the lanes are done.
+  bool copy = false;
+  // Of one lane, as far as can be foreseen: room for them is made before the freeze.
+  uint64_t copy_bytes = 0;
+};
+
+// What became of the pages of a lane's share.
+struct LaneRound {
+  PageRanges collected;  // reset by the tracker
+  PageRanges owed;       // reset perhaps, and not captured
+  PageRanges left_out;   // that nothing could read
+  // Under freeze:
+  PageRanges looked;  // what a tracker watches
+  Look look;
+  double scan_us = 0;
+};
+
 class Lane {
  public:
   explicit Lane(const LaneOptions& options) : options_(options) {}
@@ -51,22 +88,30 @@ class Lane {
   // Starts the helper and makes the slots. With kAuto falls back to reading from outside. Throws
   // CAPTURE_UNAVAILABLE (kVmsplice), TARGET_EXITED, PERMISSION.
   LaneAttached attach();
-  // Waits at the gate, then feeds the lane's share of the plan that control has made by then.
-  // Throws CANCELLED, TARGET_EXITED, SYSTEM.
-  void capture(const CapturePlan& plan, PageRange share, Exchange* exchange);
+  // Of a lane with a helper. Throws INJECTION.
+  ScopedFd make_userfaultfd();
+  // What to scan rounds with; before the first of them.
+  void set_tracker(std::unique_ptr<TrackerScan> scan) { tracker_scan_ = std::move(scan); }
+  // Waits at the gate, then feeds the lane's share of the work that control has made by then.
+  // What became of it is noted in `round` all the time, in any order. Throws CANCELLED,
+  // TARGET_EXITED, SYSTEM.
+  void capture(const RoundWork& work, const PageRange& share, Exchange* exchange, LaneRound* round);
   // Ends the helper; what remains of it is for control to remove.
   void detach();
 
   const std::vector<HelperRemains>& remains() const { return remains_; }
   // 0 without a helper.
   uint64_t scratch() const { return helper_ ? helper_->scratch().value() : 0; }
-  const std::vector<PageRange>& left_out() const { return left_out_; }
   uint64_t pages_captured() const { return pages_captured_.load(std::memory_order_relaxed); }
 
  private:
+  bool uses_vmsplice() const;
   void start_helper(LaneAttached* attached);
   void make_slots();
-  void feed_share(const CapturePlan& plan, PageRange share, Exchange* exchange);
+  void feed_share(const RoundWork& work, PageRange share, Exchange* exchange);
+  void take_all(PageRange range, const CaptureItem& item, Chunker* chunker);
+  void collect(PageRange range, Wanted wanted, bool forced, Chunker* chunker);
+  void look(PageRange range, const CaptureItem& item, const PageRanges& owed, Chunker* chunker);
 
   LaneOptions options_;
   std::unique_ptr<TracerTask> tracer_;
@@ -75,7 +120,8 @@ class Lane {
   std::unique_ptr<PageScan> scan_;
   std::vector<std::unique_ptr<Slot>> slots_;
   std::vector<HelperRemains> remains_;
-  std::vector<PageRange> left_out_;
+  std::unique_ptr<TrackerScan> tracker_scan_;
+  LaneRound* round_ = nullptr;
   std::atomic<uint64_t> pages_captured_{0};
 };
 

@@ -12,6 +12,11 @@ static_assert(sizeof(StoredRun) == 24);
 
 uint64_t end_of(const StoredRun& run) { return run.address + uint64_t{run.pages} * kPageBytes; }
 
+// In the shard; what is in the parent has no place there.
+bool follows(const StoredRun& last, const StoredRun& run) {
+  return last.shard == kInParent || last.offset + uint64_t{last.pages} * kPageBytes == run.offset;
+}
+
 void sort_and_join(std::vector<StoredRun>* runs) {
   std::sort(runs->begin(), runs->end(),
             [](const StoredRun& a, const StoredRun& b) { return a.address < b.address; });
@@ -19,8 +24,7 @@ void sort_and_join(std::vector<StoredRun>* runs) {
   for (const StoredRun& run : *runs) {
     if (kept > 0) {
       StoredRun& last = (*runs)[kept - 1];
-      if (end_of(last) == run.address && last.shard == run.shard &&
-          last.offset + uint64_t{last.pages} * kPageBytes == run.offset &&
+      if (end_of(last) == run.address && last.shard == run.shard && follows(last, run) &&
           uint64_t{last.pages} + run.pages <= UINT32_MAX) {
         last.pages += run.pages;
         continue;
@@ -47,7 +51,8 @@ void add_alias(const std::vector<StoredRun>& stored, const Alias& alias,
 
 }  // namespace
 
-PageTable make_page_table(std::vector<StoredRun> runs, const std::vector<Alias>& aliases) {
+PageTable make_page_table(std::vector<StoredRun> runs, const std::vector<Alias>& aliases,
+                          const PageRanges& in_parent) {
   PageTable table;
   sort_and_join(&runs);
   for (const StoredRun& run : runs) {
@@ -61,6 +66,15 @@ PageTable make_page_table(std::vector<StoredRun> runs, const std::vector<Alias>&
     table.aliased_pages += run.pages;
   }
   runs.insert(runs.end(), added.begin(), added.end());
+  for (const PageRange& range : in_parent) {
+    table.parent_pages += range.pages();
+    for (uint64_t at = range.start, left = range.pages(); left > 0;) {
+      const uint64_t pages = std::min<uint64_t>(left, UINT32_MAX);
+      runs.push_back({at, static_cast<uint32_t>(pages), kInParent, 0});
+      at += pages * kPageBytes;
+      left -= pages;
+    }
+  }
   sort_and_join(&runs);
   table.runs = std::move(runs);
   return table;

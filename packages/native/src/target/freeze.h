@@ -44,12 +44,14 @@ class Freeze {
 
   // Lets all threads go.
   void thaw();
+  // The tracer task has ended, and thereby let them go.
+  void abandon() { thawed_ = true; }
 
   std::vector<FrozenThread> threads() const;
   // Time to stop: first thread interrupted until all stood still.
   double freezing_us() const { return freezing_us_; }
-  // Time stopped: first thread interrupted until the last one was let go.
-  double frozen_us() const { return frozen_us_; }
+  // Time stopped: first thread interrupted until the last one was let go, or until now.
+  double frozen_us() const { return thawed_ ? frozen_us_ : microseconds_since(start_); }
 
  private:
   struct Frozen {

@@ -284,6 +284,22 @@ HelperPipe Helper::make_pipe() {
   return pipe;
 }
 
+ScopedFd Helper::make_userfaultfd() {
+  const int64_t made =
+      call(make_call(SYS_userfaultfd, {O_CLOEXEC | O_NONBLOCK | abi::kUffdUserModeOnly}));
+  if (made < 0) {
+    throw Error("INJECTION", memory_.pid(), "userfaultfd", static_cast<int>(-made),
+                "the helper can make no userfaultfd");
+  }
+  const long taken = sys::call(SYS_pidfd_getfd, pidfd_.get(), made, 0);
+  call(make_call(SYS_close, {static_cast<uint64_t>(made)}));
+  if (taken < 0) {
+    throw Error("INJECTION", memory_.pid(), "pidfd_getfd", static_cast<int>(-taken),
+                "the helper's userfaultfd cannot be taken over");
+  }
+  return ScopedFd(static_cast<int>(taken));
+}
+
 HelperRemains Helper::end() {
   HelperRemains remains{pid_, scratch_};
   if (tracee_.stopped() && call(make_call(SYS_munmap, {scratch_.value(), kScratchBytes})) == 0) {

@@ -70,6 +70,9 @@ class Helper {
   int64_t vmsplice(int helper_fd, std::span<const iovec> pages);
   // Throws INJECTION when it has no descriptors left or the kernel does not hand them over.
   HelperPipe make_pipe();
+  // A userfaultfd(2) of the target's address space, which the helper does not keep. It serves page
+  // faults of user mode only, which everybody may have. Throws INJECTION.
+  ScopedFd make_userfaultfd();
   // Unmaps its scratch and ends it. What then remains is a zombie child of the target.
   HelperRemains end();
 

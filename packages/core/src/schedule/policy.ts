@@ -1,0 +1,148 @@
+/**
+ * When to freeze: after each look at how much was written, whether another round while the target
+ * runs makes the freeze shorter by enough. Pure, so that it can be simulated.
+ *
+ * ```
+ *   pages written
+ *   since collected   d(k+1) = rate * T(d(k)),  T(d) = overhead + d / speed
+ *        │█
+ *        │█ ▄               A round as long as the last one leaves as much behind: it pays as long as
+ *        │█ █ ▂ ▁ ▁ ▁       rounds get shorter.
+ *        └─────────── rounds
+ * ```
+ */
+
+/** What the caller wishes. */
+export interface PolicyOptions {
+  /** `auto`: as many rounds as pay. A number: that many, none more. */
+  rounds: 'auto' | number;
+  /** The freeze should not be longer; undefined: as short as pays. Milliseconds. */
+  freezeBudgetMs: number | undefined;
+  /** Rounds end about then, milliseconds after the start; undefined: no limit. */
+  timeLimitMs: number | undefined;
+  /** What to do when the freeze budget cannot be reached. */
+  noConverge: 'finish' | 'fail';
+}
+
+/** What was measured. */
+export interface PolicyState {
+  /** Rounds taken so far. */
+  rounds: readonly RoundMeasure[];
+  /** Pages to be taken now. */
+  dirtyPages: number;
+  /** Since the pages of the last round were collected, milliseconds; 0 before the first. */
+  sinceCollectedMs: number;
+  /** Pages that exist: no more can be written. */
+  existingPages: number;
+  /** Since the start, milliseconds. */
+  elapsedMs: number;
+}
+
+export interface RoundMeasure {
+  /** That the round took. */
+  pages: number;
+  /** From the look before it to its last page in a shard, milliseconds. */
+  ms: number;
+}
+
+export interface Decision {
+  /**
+   * `round`: take another one, and then look again. `last`: take another one and freeze right after
+   * it. `freeze`: without another one. `fail`: the freeze budget cannot be reached.
+   */
+  next: 'round' | 'last' | 'freeze' | 'fail';
+  /** How long the freeze would be right now, milliseconds. */
+  freezeMs: number;
+  /** Pages that the target writes to per second; 0 before the first round. */
+  pagesPerSecond: number;
+}
+
+/** `auto` never takes more. */
+export const MOST_AUTO_ROUNDS = 30;
+
+// Measured on one machine; they need only be right in proportion.
+const FREEZE_BASE_MS = 0.5;
+const SCAN_MS_PER_PAGE = 0.4 / 262_144;
+const COPY_MS_PER_PAGE = 0.001;
+const ROUND_OVERHEAD_MS = 15;
+/** Until a round was measured: 1 GB/s. */
+const FIRST_PAGES_PER_MS = 250;
+
+/** A round must make the freeze shorter by so much, or by that part of it. */
+const LEAST_GAIN_MS = 0.2;
+const LEAST_GAIN = 0.15;
+/** So many rounds in a row that leave about as much as the one before: it does not converge. */
+const STILL_ROUNDS = 2;
+
+/** How long a freeze with so many pages to be taken would be, milliseconds. */
+export function predictFreezeMs(dirtyPages: number, existingPages: number): number {
+  return FREEZE_BASE_MS + existingPages * SCAN_MS_PER_PAGE + dirtyPages * COPY_MS_PER_PAGE;
+}
+
+export function decide(options: PolicyOptions, state: PolicyState): Decision {
+  const { rounds, dirtyPages, sinceCollectedMs, existingPages, elapsedMs } = state;
+  const pagesPerMs = rounds.length === 0 ? 0 : dirtyPages / Math.max(sinceCollectedMs, 1);
+  const freezeMs = predictFreezeMs(dirtyPages, existingPages);
+  const decision = (next: Decision['next']): Decision => ({
+    next,
+    freezeMs,
+    pagesPerSecond: pagesPerMs * 1000,
+  });
+  /** The freeze comes now, unless it would be longer than the caller allows. */
+  const end = (): Decision => {
+    const { freezeBudgetMs, noConverge } = options;
+    const tooLong = freezeBudgetMs !== undefined && freezeMs > freezeBudgetMs;
+    return decision(tooLong && noConverge === 'fail' ? 'fail' : 'freeze');
+  };
+
+  const left = (options.rounds === 'auto' ? MOST_AUTO_ROUNDS : options.rounds) - rounds.length;
+  if (left <= 0) return end();
+  const nextMs = roundMs(rounds, dirtyPages);
+  if (options.timeLimitMs !== undefined && elapsedMs + nextMs > options.timeLimitMs) return end();
+  if (options.rounds !== 'auto') return decision(left === 1 && mayFreeze(options) ? 'last' : 'round');
+  if (rounds.length === 0) return decision('round');
+
+  const { freezeBudgetMs } = options;
+  if (freezeBudgetMs !== undefined && freezeMs <= freezeBudgetMs) return decision('freeze');
+  const after = (pages: number) =>
+    Math.min(existingPages, pagesPerMs * roundMs(rounds, pages));
+  const dirtyThen = after(dirtyPages);
+  const thenMs = predictFreezeMs(dirtyThen, existingPages);
+  const laterMs = predictFreezeMs(after(dirtyThen), existingPages);
+  if (freezeBudgetMs !== undefined) {
+    // Not "last": whether it is reached is looked at before the freeze, not predicted.
+    return isStill(rounds, dirtyPages) ? end() : decision('round');
+  }
+  if (!pays(freezeMs, thenMs) || isStill(rounds, dirtyPages)) return end();
+  return decision(pays(thenMs, laterMs) ? 'round' : 'last');
+}
+
+/** Whether the freeze may follow a round without another look. */
+function mayFreeze({ freezeBudgetMs, noConverge }: PolicyOptions): boolean {
+  return freezeBudgetMs === undefined || noConverge === 'finish';
+}
+
+function pays(nowMs: number, thenMs: number): boolean {
+  return nowMs - thenMs >= Math.max(LEAST_GAIN_MS, LEAST_GAIN * nowMs);
+}
+
+/** Whether the last rounds left about as much to do as they found. */
+function isStill(rounds: readonly RoundMeasure[], dirtyPages: number): boolean {
+  const found = [...rounds.slice(1).map(({ pages }) => pages), dirtyPages];
+  if (found.length <= STILL_ROUNDS) return false;
+  const last = found.slice(-STILL_ROUNDS - 1);
+  return last.every((pages, i) => i === 0 || pages >= 0.9 * (last[i - 1] ?? 0));
+}
+
+/** How long a round with so many pages takes, by what the rounds before it took. */
+function roundMs(rounds: readonly RoundMeasure[], pages: number): number {
+  const largest = rounds.reduce((most, round) => (round.pages > most.pages ? round : most), {
+    pages: 0,
+    ms: 0,
+  });
+  const pagesPerMs =
+    largest.pages === 0
+      ? FIRST_PAGES_PER_MS
+      : largest.pages / Math.max(largest.ms - ROUND_OVERHEAD_MS, largest.ms / 2);
+  return ROUND_OVERHEAD_MS + pages / pagesPerMs;
+}

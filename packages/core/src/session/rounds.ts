@@ -1,0 +1,241 @@
+/** The rounds of a dump: live ones as long as they pay, then the final one under freeze. */
+import { addon, type RoundKind, type Survey, type TrackerName } from '@sluice/native';
+import type { Crew } from '@sluice/workers';
+import type PQueue from 'p-queue';
+import { SluiceError } from '../errors.js';
+import { createRoundDir, type ImageDir } from '../image/index.js';
+import { PAGE_BYTES } from '../image/layout.js';
+import { partition } from '../schedule/partition.js';
+import { type Decision, decide, type RoundMeasure } from '../schedule/policy.js';
+import type { TakenRound } from './capture.js';
+import type { ProgressMeter } from './dump_run.js';
+import type { NativeSession } from './native_session.js';
+import type { ResolvedDumpOptions } from './options.js';
+
+/** Failures that another round would meet again. */
+const FATAL = new Set([
+  'ERR_SLUICE_TARGET_EXITED',
+  'ERR_SLUICE_TARGET_EXECED',
+  'ERR_SLUICE_NO_SUCH_PROCESS',
+  'ERR_SLUICE_DISK_FULL',
+  'ERR_SLUICE_OUTPUT_NOT_WRITABLE',
+  'ERR_SLUICE_DIRECT_IO_UNAVAILABLE',
+  'ERR_SLUICE_WORKER',
+]);
+
+/** Room that is made for pages copied under freeze, beyond what is expected. */
+const COPY_MARGIN = 2;
+const LEAST_COPY_PAGES = 1024;
+
+export class RoundRunner {
+  /** For people. */
+  readonly warnings: string[] = [];
+  readonly #session: NativeSession;
+  readonly #crew: Crew;
+  readonly #queue: PQueue;
+  readonly #options: ResolvedDumpOptions;
+  readonly #meter: ProgressMeter;
+  readonly #imageDir: ImageDir;
+  readonly #taken: TakenRound[] = [];
+  readonly #measured: RoundMeasure[] = [];
+  /** When the pages of the last live round were collected. */
+  #collectedMs = 0;
+  #existingPages = 0;
+
+  constructor(
+    session: NativeSession,
+    crew: Crew,
+    queue: PQueue,
+    options: ResolvedDumpOptions,
+    meter: ProgressMeter,
+    imageDir: ImageDir,
+  ) {
+    this.#session = session;
+    this.#crew = crew;
+    this.#queue = queue;
+    this.#options = options;
+    this.#meter = meter;
+    this.#imageDir = imageDir;
+  }
+
+  /** Takes all rounds. When this resolves, the target has been frozen. */
+  async run(tracker: TrackerName): Promise<TakenRound[]> {
+    // Without a tracker every round would be a full one, and the freeze not a bit shorter.
+    const live = this.#options.rounds === 'auto' ? tracker !== 'none' : this.#options.rounds > 0;
+    if (live) await this.#takeRounds();
+    else await this.#takeWhole();
+    return this.#taken;
+  }
+
+  async #takeWhole(): Promise<void> {
+    this.#meter.enter('open');
+    const survey = await this.#prepare('whole');
+    const { round, totalPages } = survey;
+    this.#meter.expectPages(totalPages);
+    this.#enterRound('final', totalPages, { pagesPerSecond: 0, freezeMs: 0 });
+    this.#cut(round, survey);
+    const { dir } = this.#imageDir;
+    await this.#session.all(this.#open(round, dir, totalPages));
+    this.#meter.enter('capture');
+    const startMs = this.#meter.elapsedMs;
+    await this.#session.all(this.#capture(round, round));
+    this.#finish('final', round, dir, startMs);
+  }
+
+  /** Live rounds, and the final one when they do not pay any more. */
+  async #takeRounds(): Promise<void> {
+    for (let failed = 0; ; ) {
+      const lookedMs = this.#meter.elapsedMs;
+      const survey = await this.#prepare('live');
+      if (this.#measured.length === 0) this.#existingPages = survey.totalPages;
+      const decision = this.#decide(survey.totalPages);
+      const { next } = decision;
+      if (next === 'fail') throw this.#notConverging(decision);
+      this.#enterRound(next === 'freeze' ? 'final' : 'live', survey.totalPages, decision);
+      this.#meter.enter('capture');
+      this.#meter.expectPages(survey.totalPages);
+      const failure =
+        next === 'freeze'
+          ? await this.#takeFinal(survey)
+          : await this.#takeLive(survey, lookedMs, next === 'last');
+      if (failure === undefined) {
+        if (next !== 'round') return;
+        failed = 0;
+        continue;
+      }
+      // What it had collected is owed to the next round, and taken then.
+      if (failed++ > 0 || next === 'freeze' || FATAL.has(codeOf(failure))) throw failure;
+      this.warnings.push(`A round was taken again: ${failure.message}`);
+    }
+  }
+
+  /**
+   * Takes a live round, and if it is the last one the final round right after it, without a line of
+   * JavaScript between them. What goes wrong is returned, and leaves nothing of both.
+   */
+  async #takeLive(survey: Survey, lookedMs: number, last: boolean): Promise<Error | undefined> {
+    const { round, totalPages } = survey;
+    const dir = await createRoundDir(this.#imageDir.dir, this.#taken.length + 1);
+    this.#cut(round, survey);
+    let failure = await this.#session.attempt(this.#open(round, dir.dir, totalPages));
+    const final = last && failure === undefined ? await this.#prepareFinal(survey) : undefined;
+    this.#collectedMs = performance.now();
+    failure ??= await this.#session.attempt(this.#capture(round, final ?? round));
+    if (failure !== undefined) {
+      await dir.discard();
+      await this.#imageDir.discard({ keep: true });
+      return failure;
+    }
+    const live = this.#finish('live', round, dir.dir, lookedMs);
+    this.#measured.push({
+      pages: live.captured.pagesWritten,
+      ms: this.#meter.elapsedMs - lookedMs,
+    });
+    if (final !== undefined) {
+      const startMs = lookedMs + live.captured.memwriteUs / 1000;
+      this.#finish('final', final, this.#imageDir.dir, startMs);
+    }
+    return undefined;
+  }
+
+  async #takeFinal(survey: Survey): Promise<Error | undefined> {
+    const final = await this.#prepareFinal(survey);
+    const startMs = this.#meter.elapsedMs;
+    await this.#session.all(this.#capture(final, final));
+    this.#finish('final', final, this.#imageDir.dir, startMs);
+    return undefined;
+  }
+
+  /** Everything that can be done before the freeze. Returns the number of the final round. */
+  async #prepareFinal(survey: Survey): Promise<number> {
+    const { totalPages } = survey;
+    const copy = this.#options.after === 'resume';
+    const copyPages = Math.max(LEAST_COPY_PAGES, totalPages * COPY_MARGIN);
+    const { round } = await this.#prepare('final', copy, copyPages);
+    this.#cut(round, survey);
+    await this.#session.all(this.#open(round, this.#imageDir.dir, totalPages));
+    return round;
+  }
+
+  #decide(dirtyPages: number): Decision {
+    const measured = this.#measured;
+    return decide(this.#options, {
+      rounds: measured,
+      dirtyPages,
+      sinceCollectedMs: measured.length === 0 ? 0 : performance.now() - this.#collectedMs,
+      existingPages: this.#existingPages,
+      elapsedMs: this.#meter.elapsedMs,
+    });
+  }
+
+  #notConverging({ freezeMs, pagesPerSecond }: Decision): SluiceError {
+    const { pid } = this.#session;
+    return new SluiceError(
+      'ERR_SLUICE_NO_CONVERGENCE',
+      `Process ${pid} would be frozen for about ${freezeMs.toFixed(1)} ms, longer than allowed: ` +
+        `it writes to ${Math.round(pagesPerSecond)} pages a second`,
+      { pid, thawed: true },
+    );
+  }
+
+  #enterRound(
+    kind: 'live' | 'final',
+    pages: number,
+    { pagesPerSecond, freezeMs }: Pick<Decision, 'pagesPerSecond' | 'freezeMs'>,
+  ): void {
+    const number = this.#taken.length + 1;
+    this.#meter.enterRound({ number, kind, pages, pagesPerSecond, predictedFreezeMs: freezeMs });
+  }
+
+  #prepare(kind: RoundKind, copy = false, copyPages = 0): Promise<Survey> {
+    const { handle } = this.#session;
+    return this.#session.one(
+      this.#crew.control.call('controlPrepare', handle, kind, copy, copyPages),
+    );
+  }
+
+  #cut(round: number, survey: Survey): void {
+    addon.sessionSetCuts(
+      this.#session.handle,
+      round,
+      partition(survey, this.#options.lanes, PAGE_BYTES),
+    );
+  }
+
+  /** Opens the shards of a round. */
+  #open(round: number, dir: string, pages: number): Promise<void>[] {
+    const { handle } = this.#session;
+    const shardPages = Math.ceil(pages / this.#options.drains);
+    return this.#onEachDrain((drain) =>
+      this.#crew.drains.call('drainOpen', handle, drain, round, dir, shardPages * PAGE_BYTES),
+    );
+  }
+
+  #capture(first: number, last: number): Promise<void>[] {
+    const { handle } = this.#session;
+    const { control, lanes, drains } = this.#crew;
+    // Control comes last: it waits in native code until the others stand at the gate.
+    return [
+      ...this.#onEachDrain((drain) => drains.call('drainRun', handle, drain, first, last)),
+      ...lanes.map((lane, index) => lane.call('laneCapture', handle, index, first, last)),
+      control.call('controlCapture', handle, first, last, this.#options.after),
+    ];
+  }
+
+  #onEachDrain<Value>(job: (drain: number) => Promise<Value>): Promise<Value>[] {
+    return Array.from({ length: this.#options.drains }, (_, drain) =>
+      this.#queue.add(() => job(drain)),
+    );
+  }
+
+  #finish(kind: 'live' | 'final', number: number, dir: string, startMs: number): TakenRound {
+    const captured = addon.sessionFinishRound(this.#session.handle, number);
+    const round = { kind, number, dir, captured, startMs };
+    this.#taken.push(round);
+    return round;
+  }
+}
+
+function codeOf(error: Error): string {
+  return SluiceError.isSluiceError(error) ? error.code : '';
+}

@@ -1,0 +1,163 @@
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "base/error.h"
+#include "kernel/abi.h"
+#include "kernel/syscalls.h"
+#include "pages/page_scan.h"
+#include "pages/scan_calls.h"
+#include "track/tracker.h"
+
+namespace sluice {
+namespace {
+
+// Existing pages per step of unwatching. A step takes the target's mmap lock for writing, so that
+// its page faults wait: 16 MiB are some hundred microseconds.
+constexpr uint64_t kPagesPerStep = 4096;
+
+class UffdScan : public TrackerScan {
+ public:
+  explicit UffdScan(pid_t pid) : calls_(pid) {}
+
+  // Without "present or swapped", which is part of own pages, holes would count as written and get
+  // markers in page tables made for them: gigabytes for a large sparse mapping.
+  uint64_t collect(PageRange range, Wanted wanted, const Found& found) override {
+    PageQuery query = calls_.own_pages();
+    query.flags = abi::kScanWpMatching | abi::kScanCheckWpAsync;
+    if (wanted == Wanted::kWritten) {
+      query.mask |= abi::kPageIsWritten;
+    }
+    return calls_.walk(range, query, kPagesPerLiveCall, telling(found));
+  }
+
+  bool count(PageRange range, const Found& found) override {
+    PageQuery query = calls_.own_pages();
+    query.flags = abi::kScanCheckWpAsync;
+    query.mask |= abi::kPageIsWritten;
+    return calls_.walk(range, query, kPagesPerLiveCall, telling(found)) == range.end;
+  }
+
+  // "Written or absent" is by far the quickest question that is exact: it needs no look at what is
+  // behind an entry. Only what it finds is looked at more closely.
+  bool look(PageRange range, Look* look) override {
+    PageQuery query;
+    query.flags = abi::kScanCheckWpAsync;
+    query.inverted = abi::kPageIsPresent;
+    query.anyof = abi::kPageIsWritten | abi::kPageIsPresent;
+    query.returned = abi::kPageIsWritten;
+    const size_t before = look->changed.size();
+    const uint64_t end = calls_.walk(range, query, 0, [&](PageRange run, uint64_t) {
+      look->changed.push_back(run);
+      return true;
+    });
+    if (end != range.end) {
+      look->changed.resize(before);
+      return false;
+    }
+    query = calls_.own_pages();
+    query.returned = abi::kPageIsWritten;
+    for (size_t i = before; i < look->changed.size(); ++i) {
+      calls_.walk(look->changed[i], query, 0, [&](PageRange run, uint64_t categories) {
+        const bool written = (categories & abi::kPageIsWritten) != 0;
+        (written ? look->written : look->kept).push_back(run);
+        return true;
+      });
+    }
+    return true;
+  }
+
+ private:
+  static ScanCalls::Found telling(const Found& found) {
+    return [&found](PageRange run, uint64_t) {
+      found(run);
+      return true;
+    };
+  }
+
+  ScanCalls calls_;
+};
+
+class UffdTracker : public Tracker {
+ public:
+  UffdTracker(pid_t pid, ScopedFd fd) : pid_(pid), fd_(std::move(fd)) {}
+  TrackerMode mode() const override { return TrackerMode::kUffdWp; }
+
+  std::vector<Mapping> watch(const std::vector<Mapping>& mappings) override {
+    std::vector<Mapping> watched;
+    for (const Mapping& mapping : mappings) {
+      uffdio_register wanted{};
+      wanted.range = {mapping.start, mapping.end - mapping.start};
+      wanted.mode = UFFDIO_REGISTER_MODE_WP;
+      const long result = sys::call_restarting(SYS_ioctl, fd_.get(), UFFDIO_REGISTER, &wanted);
+      if (result == -ESRCH) {
+        throw Error("TARGET_EXITED", pid_, "ioctl", ESRCH, "it has no address space any more");
+      }
+      // Those that are gone, that another userfaultfd watches, or that the kernel has other plans
+      // with are taken whole under freeze.
+      if (result >= 0) {
+        watched.push_back(mapping);
+        ranges_.push_back({mapping.start, mapping.end});
+      }
+    }
+    ranges_ = normalised(std::move(ranges_));
+    return watched;
+  }
+
+  std::unique_ptr<TrackerScan> scan() const override { return std::make_unique<UffdScan>(pid_); }
+
+  void unwatch() override {
+    const auto pages = PageScan::open(pid_);
+    for (const PageRange& range : ranges_) {
+      uint64_t start = range.start;
+      uint64_t in_step = 0;
+      pages->scan(range, PageFilter::kPresent, [&](PageRange run) {
+        while (in_step + run.pages() >= kPagesPerStep) {
+          const uint64_t end = run.start + (kPagesPerStep - in_step) * kPageBytes;
+          unregister({start, end});
+          start = run.start = end;
+          in_step = 0;
+        }
+        in_step += run.pages();
+        return true;
+      });
+      unregister({start, range.end});
+    }
+    fd_.reset();
+  }
+
+ private:
+  // Ranges with holes and foreign mappings in them are fine. What fails, closing the descriptor
+  // does.
+  void unregister(PageRange range) {
+    uffdio_range wanted{range.start, range.bytes()};
+    if (!range.empty()) {
+      sys::call_restarting(SYS_ioctl, fd_.get(), UFFDIO_UNREGISTER, &wanted);
+    }
+  }
+
+  pid_t pid_;
+  ScopedFd fd_;
+  PageRanges ranges_;
+};
+
+}  // namespace
+
+std::unique_ptr<Tracker> make_uffd_tracker(pid_t pid, ScopedFd userfaultfd) {
+  uffdio_api api{};
+  api.api = UFFD_API;
+  api.features = abi::kUffdWpAsync | abi::kUffdWpUnpopulated;
+  const long result = sys::call(SYS_ioctl, userfaultfd.get(), UFFDIO_API, &api);
+  if (result < 0) {
+    throw Error("TRACKER_UNAVAILABLE", pid, "ioctl", static_cast<int>(-result),
+                "the kernel has no asynchronous write protection (UFFD_FEATURE_WP_ASYNC)");
+  }
+  if (!ScanCalls(pid).knows(abi::kPageIsWritten)) {
+    throw Error("TRACKER_UNAVAILABLE", pid, "ioctl", ENOTTY, "the kernel has no PAGEMAP_SCAN");
+  }
+  return std::make_unique<UffdTracker>(pid, std::move(userfaultfd));
+}
+
+}  // namespace sluice
