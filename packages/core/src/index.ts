@@ -16,6 +16,8 @@ export {
   type SluiceErrorDetails,
 } from './errors.js';
 export {
+  type ChainImage,
+  type Consistency,
   type Image,
   type Manifest,
   type ManifestLeftOut,

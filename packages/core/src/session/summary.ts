@@ -1,4 +1,5 @@
 /** From what the native side counted to what goes into the image, and what the caller gets. */
+import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { machine, release } from 'node:os';
 import type { CaptureResult, LaneAttached, SealedShard } from '@sluice/native';
@@ -62,6 +63,10 @@ export function imageOf(
     producer: producer(),
     createdNs: BigInt(Date.now()) * 1_000_000n,
     kernel: { release: release(), machine: machine() },
+    consistency: 'frozen',
+    session: randomBytes(16).toString('hex'),
+    round: 1,
+    parent: null,
     capture: backendOf(lanes),
     checksum,
     pieceBytes: PIECE_BYTES,
