@@ -18,6 +18,9 @@ export {
 export {
   type ChainImage,
   type Consistency,
+  type FlattenOptions,
+  type FlattenResult,
+  flattenImage,
   type Image,
   type Manifest,
   type ManifestLeftOut,
