@@ -43,7 +43,8 @@ function describeAbort(error: AbortError): Failure {
     return { line: lineOf(code, message, advice), status: EXIT_FAILED };
   }
   const status = 128 + constants.signals[cause.signalName];
-  return { line: lineOf(code, `${message} by ${cause.signalName}`, advice), status };
+  const line = lineOf(code, `${message} by ${cause.signalName}`, cause.aftermath ?? advice);
+  return { line, status };
 }
 
 function lineOf(code: string, message: string, advice?: string): string {

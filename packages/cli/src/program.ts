@@ -3,15 +3,16 @@ import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { addDoctor } from './commands/doctor.js';
 import { addDump } from './commands/dump.js';
+import { addFlatten } from './commands/flatten.js';
 import { addInspect } from './commands/inspect.js';
 import { addRead } from './commands/read.js';
 import { addVerify } from './commands/verify.js';
 
-const COMMANDS = [addDoctor, addDump, addInspect, addVerify, addRead];
+const COMMANDS = [addDoctor, addDump, addInspect, addVerify, addRead, addFlatten];
 
 const AFTER_HELP = `
 Exit status: 0 done, 1 failed, 2 wrong usage; 128 plus the number of the signal
-if a signal ended a dump. Errors are one line on standard error.`;
+if a signal ended it. Errors are one line on standard error.`;
 
 /** @param onHelp Takes the text of --help and --version. */
 export function createProgram(onHelp: (text: string) => void = () => {}): Command {

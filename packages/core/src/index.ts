@@ -16,6 +16,11 @@ export {
   type SluiceErrorDetails,
 } from './errors.js';
 export {
+  type ChainImage,
+  type Consistency,
+  type FlattenOptions,
+  type FlattenResult,
+  flattenImage,
   type Image,
   type Manifest,
   type ManifestLeftOut,

@@ -1,7 +1,9 @@
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { renderImage } from '../../../packages/cli/dist/views/image.js';
 import { reportImage, storedBytes } from '../../../packages/cli/dist/views/image_report.js';
 import { renderVerified } from '../../../packages/cli/dist/views/verified.js';
+import { writeSmallChain } from '../image/chain_support.js';
 import {
   open,
   PAGE,
@@ -17,7 +19,7 @@ import {
 /** A page number as an address. */
 const at = (page: number) => BigInt(page * PAGE);
 const range = (start: number, end: number) => ({ start: at(start), end: at(end) });
-const run = (page: number, pages: number) => ({ address: at(page), pages, shard: 0, offset: 0 });
+const run = (page: number, pages: number) => ({ address: at(page), pages });
 
 describe('storedBytes', () => {
   it('adds up runs per mapping, also of one that goes on into the next', () => {
@@ -33,7 +35,7 @@ describe('storedBytes', () => {
   it('is exact at the top of the address space', () => {
     const top = 2n ** 64n;
     const vmas = [{ start: top - at(2), end: top }];
-    const runs = [{ address: top - at(1), pages: 1, shard: 0, offset: 0 }];
+    const runs = [{ address: top - at(1), pages: 1 }];
     expect(storedBytes(vmas, runs, PAGE)).toEqual([PAGE]);
   });
 });
@@ -70,6 +72,42 @@ describe('reportImage', () => {
   });
 });
 
+describe('a chain', () => {
+  it('is reported image by image, and its pages by where they are', async () => {
+    const dir = await temporaryDir();
+    await writeSmallChain(dir);
+    await using image = await open(dir);
+    const report = reportImage(image);
+    expect(report).toMatchObject({
+      round: 3,
+      consistency: 'frozen',
+      session: '0123456789abcdef0123456789abcdef',
+      rounds: [{ kind: 'live' }, { kind: 'live' }, { kind: 'final' }],
+      processes: [{ pages_stored: 1, pages_in_parent: 7, bytes_stored: 8 * PAGE }],
+    });
+    const live = { consistency: 'live', pages_in_parent: 0 };
+    expect(report.chain).toEqual([
+      { dir, round: 3, consistency: 'frozen', pages_stored: 1, pages_in_parent: 7, bytes: PAGE },
+      { ...live, dir: join(dir, 'round-0002'), round: 2, pages_stored: 4, bytes: 4 * PAGE },
+      { ...live, dir: join(dir, 'round-0001'), round: 1, pages_stored: 9, bytes: 9 * PAGE },
+    ]);
+    const text = renderImage(report, undefined);
+    expect(text).toMatch(/taken +frozen, by vmsplice/);
+    expect(text).toMatch(/stored +0\.0 MiB in 1 page, 7 pages in images below/);
+    expect(text).toMatch(/^round 3 +frozen +1 +7 +0\.004 /m);
+    expect(text).toMatch(/^round 2 +live +4 +0\.016 .*round-0002$/m);
+  });
+
+  it('is reported for a live image too, with a warning', async () => {
+    const dir = await temporaryDir();
+    await writeSmallChain(dir);
+    await using image = await open(join(dir, 'round-0002'));
+    const report = reportImage(image);
+    expect(report.processes).toMatchObject([{ pages_stored: 4, pages_in_parent: 6 }]);
+    expect(renderImage(report, undefined)).toContain('live, so that pages may not belong together');
+  });
+});
+
 describe('renderImage', () => {
   async function render(width: number | undefined): Promise<string> {
     const dir = await temporaryDir();
@@ -99,12 +137,19 @@ describe('renderImage', () => {
 });
 
 describe('renderVerified', () => {
-  const result = { shards: 2, pieces: 3, bytes: 5 * 1024 * 1024, checksum: 'crc32c' as const };
+  const result = {
+    images: 1,
+    shards: 2,
+    pieces: 3,
+    bytes: 5 * 1024 * 1024,
+    checksum: 'crc32c' as const,
+  };
 
   it('says what was checked', () => {
     expect(renderVerified('x', result)).toBe(
       'x is undamaged, 3 checksums of pages hold (2 shards, 5.0 MiB)\n',
     );
+    expect(renderVerified('x', { ...result, images: 4 })).toContain('(4 images, 2 shards');
     expect(renderVerified('x', { ...result, pieces: 0, checksum: 'none' })).toContain(
       'has no checksums of its pages',
     );

@@ -39,6 +39,10 @@ describe('wrong usage', () => {
     ['inspect a --yaml', "unknown option '--yaml'", 'sluice inspect --help'],
     ['verify', "missing required argument 'dir'", 'sluice verify --help'],
     ['verify a b', 'too many arguments', 'sluice verify --help'],
+    ['flatten', "required option '--out <dir>' not specified", 'sluice flatten --help'],
+    ['flatten --out b', "missing required argument 'dir'", 'sluice flatten --help'],
+    ['flatten a --out=', 'Expected a path', 'sluice flatten --help'],
+    ['flatten a --out b --checksum md5', 'Allowed choices are crc32c, none', 'flatten --help'],
     ['read a 1 0x0', "missing required argument 'length'", 'sluice read --help'],
     ['read a 1 zero 1', 'Expected an address', 'sluice read --help'],
     ['read a 1 0x0 -1', 'Expected a number of bytes', 'sluice read --help'],
@@ -112,7 +116,7 @@ describe('help', () => {
 
   it('names all commands', async () => {
     const { stdout } = await sluice('--help');
-    for (const command of ['doctor', 'dump', 'inspect', 'verify', 'read']) {
+    for (const command of ['doctor', 'dump', 'inspect', 'verify', 'read', 'flatten']) {
       expect(stdout.toString()).toMatch(new RegExp(`^  ${command} `, 'm'));
     }
   });

@@ -347,7 +347,7 @@ describe('a manifest', () => {
     [
       'with a page count that is wrong',
       (m) => Object.assign(process0(m), { pagesStored: 5 }),
-      /4 pages where the manifest has 5/,
+      /is 4 pages where the manifest has 5/,
     ],
     [
       'with a name as binary',

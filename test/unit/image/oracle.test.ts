@@ -170,7 +170,7 @@ test('read() agrees with the naive reader on thousands of ranges', async () => {
               : Buffer.from(expected).equals(got);
           if (!same) expect(got).toEqual(expected);
         }
-        const stored = layout.records.flatMap((record) => ({ ...record }));
+        const stored = layout.records.map((record) => ({ ...record, image: 0 }));
         expect([...image.runs(77)]).toEqual(stored);
         await image.close();
         await rm(dir, { recursive: true });

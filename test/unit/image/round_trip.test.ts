@@ -73,9 +73,9 @@ describe('an image that was written', () => {
     await writeSmallImage(dir);
     await using image = await open(dir);
     expect([...image.runs(SMALL_PID)]).toEqual([
-      { address: at(0), pages: 2, shard: 0, offset: PAGE },
-      { address: at(3), pages: 1, shard: 1, offset: 0 },
-      { address: at(5), pages: 1, shard: 0, offset: PAGE },
+      { address: at(0), pages: 2, image: 0, shard: 0, offset: PAGE },
+      { address: at(3), pages: 1, image: 0, shard: 1, offset: 0 },
+      { address: at(5), pages: 1, image: 0, shard: 0, offset: PAGE },
     ]);
     const expected = Buffer.concat([
       pattern(3 * PAGE, 10).subarray(PAGE),
@@ -96,7 +96,13 @@ describe('an image that was written', () => {
     await writeSmallImage(dir, { checksum });
     await using image = await open(dir);
     const pieces = checksum === 'none' ? 0 : 3;
-    expect(await image.verify()).toEqual({ shards: 2, pieces, bytes: 4 * PAGE, checksum });
+    expect(await image.verify()).toEqual({
+      images: 1,
+      shards: 2,
+      pieces,
+      bytes: 4 * PAGE,
+      checksum,
+    });
     const bytes = await image.read(SMALL_PID, at(3), PAGE);
     expect(Buffer.from(bytes).equals(pattern(PAGE, 20))).toBe(true);
   });
@@ -121,7 +127,7 @@ describe('an image that was written', () => {
     const dir = await temporaryDir();
     await writeSmallImage(dir);
     const bytes = await readFile(join(dir, 'manifest.msgpack'));
-    expect(bytes.subarray(0, 16)).toEqual(Buffer.from('\x94\xacsluice-image\x01\xce', 'latin1'));
+    expect(bytes.subarray(0, 16)).toEqual(Buffer.from('\x94\xacsluice-image\x02\xce', 'latin1'));
     expect(bytes[20]).toBe(0xc6);
     expect(bytes.readUInt32BE(21)).toBe(bytes.length - 25);
   });
@@ -277,11 +283,11 @@ describe('openImage() refuses', () => {
     await writeSmallImage(dir);
     const path = join(dir, 'manifest.msgpack');
     const bytes = await readFile(path);
-    bytes[14] = 2;
+    bytes[14] = 1;
     await writeFile(path, bytes);
     const error = await errorOf(open(dir));
     expect(error).toMatchObject({ code: 'ERR_SLUICE_IMAGE_VERSION', file: path, offset: 14 });
-    expect(error.message).toContain('version 2');
+    expect(error.message).toContain('version 1');
   });
 });
 

@@ -14,6 +14,7 @@ import { onTestFinished } from 'vitest';
 
 export const PAGE = 4096;
 export const PIECE = 2 * PAGE;
+export const SESSION = '0123456789abcdef'.repeat(2);
 
 /** CRC32C of each byte alone, bit by bit from the polynomial. */
 const CRC_OF_BYTE = Uint32Array.from({ length: 256 }, (_, byte) => {
@@ -134,6 +135,10 @@ export async function writeTestImage(image: TestImage): Promise<Manifest> {
     producer: { name: 'sluice', version: '0.1.0' },
     createdNs: 1_700_000_000_123_456_789n,
     kernel: { release: '6.18.0', machine: 'x86_64' },
+    consistency: 'frozen',
+    session: SESSION,
+    round: 1,
+    parent: null,
     capture: 'vmsplice',
     checksum: 'crc32c',
     pieceBytes,
@@ -217,7 +222,7 @@ export function wrapPayload(payload: Uint8Array): Buffer {
   return Buffer.concat([
     Buffer.of(0x94, 0xac),
     Buffer.from('sluice-image'),
-    Buffer.of(1),
+    Buffer.of(2),
     head(0xce, naiveCrc32c(payload, 0)),
     head(0xc6, payload.length),
     payload,

@@ -1,6 +1,7 @@
 import { type Column, pairs, table } from '../terminal/table.js';
 import { count, printable, shortenRight } from '../terminal/text.js';
 import { mib, mibNumber } from '../terminal/units.js';
+import { chainTable } from './chain.js';
 import type { ImageReport, ProcessReport, VmaReport } from './image_report.js';
 import { roundsTable } from './rounds.js';
 
@@ -26,9 +27,15 @@ const LEFT_OUT: readonly Column[] = [
   { head: 'Why', narrow: 'wrap' },
 ];
 
+/** What stands for `live` must warn: such an image looks like any other. */
+const CONSISTENCY: Readonly<Record<string, string>> = {
+  live: 'live, so that pages may not belong together',
+};
+
 /** @param width Columns of the terminal, if there is one. */
 export function renderImage(report: ImageReport, width: number | undefined): string {
   const parts = [about(report), '\n', roundsTable(report.rounds, width)];
+  if (report.chain.length > 1) parts.push('\n', chainTable(report.chain, width));
   for (const process of report.processes) parts.push('\n', renderProcess(process, width));
   return parts.join('');
 }
@@ -40,7 +47,7 @@ function about(report: ImageReport): string {
   const rows: [string, string][] = [
     ['made', `${created} by ${producer.name} ${producer.version}`],
     ['kernel', `${kernel.release} on ${kernel.machine}`],
-    ['taken', `${consistency}, by ${capture}`],
+    ['taken', `${CONSISTENCY[consistency] ?? consistency}, by ${capture}`],
     ['stored', `${mib(bytes)} in ${count(shards.length, 'shard')}, checksum ${checksum}`],
   ];
   return `Image ${printable(dir)}\n${pairs(rows)}`;
@@ -62,14 +69,15 @@ function renderProcess(process: ProcessReport, width: number | undefined): strin
 
 function describe(process: ProcessReport, width: number | undefined): [string, string][] {
   const { command_line, executable, threads, vmas, bytes_mapped } = process;
-  const { bytes_stored, pages_stored } = process;
+  const { bytes_stored, pages_stored, pages_in_parent } = process;
+  const below = pages_in_parent > 0 ? `, ${count(pages_in_parent, 'page')} in images below` : '';
   const command = command_line.join(' ');
   return [
     ['command', width === undefined ? command : shortenRight(command, Math.max(20, width - 14))],
     ['executable', executable],
     ['threads', String(threads.length)],
     ['mapped', `${mib(bytes_mapped)} in ${count(vmas.length, 'mapping')}`],
-    ['stored', `${mib(bytes_stored)} in ${count(pages_stored, 'page')}`],
+    ['stored', `${mib(bytes_stored)} in ${count(pages_stored, 'page')}${below}`],
   ];
 }
 

@@ -1,5 +1,6 @@
 /** What `sluice inspect --json` prints. Names are stable; sizes are bytes, times microseconds. */
 import type {
+  ChainImage,
   Image,
   ManifestLeftOut,
   ManifestProcess,
@@ -15,13 +16,18 @@ export interface ImageReport {
   created: string;
   kernel: { release: string; machine: string };
   page_size: number;
+  /** `live` if the process ran meanwhile: then the image alone may be torn. */
   consistency: string;
+  session: string;
+  round: number;
   capture: string;
   checksum: string;
   /** Bytes of a shard under one checksum; 0 without. */
   piece_bytes: number;
   shards: { file: string; bytes: number }[];
   rounds: RoundReport[];
+  /** This image and those that it builds on, newest first. */
+  chain: ChainImageReport[];
   processes: ProcessReport[];
 }
 
@@ -33,6 +39,18 @@ export interface RoundReport {
   [time: `${string}_time`]: number;
 }
 
+export interface ChainImageReport {
+  dir: string;
+  round: number;
+  consistency: string;
+  /** Of all its processes, in its own shards. */
+  pages_stored: number;
+  /** That its page tables leave to the images below. */
+  pages_in_parent: number;
+  /** Of its shards. */
+  bytes: number;
+}
+
 export interface ProcessReport {
   pid: number;
   namespace_pid: number;
@@ -40,8 +58,11 @@ export interface ProcessReport {
   command_line: string[];
   executable: string;
   threads: { tid: number; name: string }[];
+  /** In the shards of this image. */
   pages_stored: number;
-  /** Of the address space: what is stored once and mapped twice counts twice. */
+  /** In the shards of images below. */
+  pages_in_parent: number;
+  /** Of the address space, in all images: what is stored once and mapped twice counts twice. */
   bytes_stored: number;
   bytes_mapped: number;
   vmas: VmaReport[];
@@ -66,7 +87,7 @@ export interface VmaReport {
 }
 
 export function reportImage(image: Image): ImageReport {
-  const { producer, createdNs, kernel, pageSizeBytes, pieceBytes } = image.manifest;
+  const { producer, createdNs, kernel, pageSizeBytes, pieceBytes, session, round } = image.manifest;
   const { consistency, capture, checksum, shards, rounds, processes } = image.manifest;
   return {
     dir: image.dir,
@@ -75,11 +96,14 @@ export function reportImage(image: Image): ImageReport {
     kernel,
     page_size: pageSizeBytes,
     consistency,
+    session,
+    round,
     capture,
     checksum,
     piece_bytes: pieceBytes,
     shards: shards.map(({ file, bytes }) => ({ file, bytes: Number(bytes) })),
     rounds: rounds.map(reportRound),
+    chain: image.chain.map(reportChainImage),
     processes: processes.map((process) =>
       reportProcess(process, image.runs(process.pid), pageSizeBytes),
     ),
@@ -90,6 +114,18 @@ function reportRound({ kind, pagesWritten, bytesWritten, times }: ManifestRound)
   return { ...times, kind, pages_written: pagesWritten, bytes_written: bytesWritten };
 }
 
+function reportChainImage({ dir, manifest }: ChainImage): ChainImageReport {
+  const { round, consistency, processes, shards } = manifest;
+  return {
+    dir,
+    round,
+    consistency,
+    pages_stored: processes.reduce((sum, { pagesStored }) => sum + pagesStored, 0),
+    pages_in_parent: processes.reduce((sum, { pagesInParent }) => sum + pagesInParent, 0),
+    bytes: shards.reduce((sum, { bytes }) => sum + Number(bytes), 0),
+  };
+}
+
 function reportProcess(
   process: ManifestProcess,
   runs: Iterable<PageRun>,
@@ -97,6 +133,7 @@ function reportProcess(
 ): ProcessReport {
   const { pid, namespacePid, name, commandLine, executable, threads, vmas, leftOut } = process;
   const stored = storedBytes(vmas, runs, pageBytes);
+  const bytesStored = stored.reduce((sum, bytes) => sum + bytes, 0);
   return {
     pid,
     namespace_pid: namespacePid,
@@ -105,7 +142,8 @@ function reportProcess(
     executable,
     threads: threads.map(({ tid, name }) => ({ tid, name })),
     pages_stored: process.pagesStored,
-    bytes_stored: process.pagesStored * pageBytes,
+    pages_in_parent: bytesStored / pageBytes - process.pagesStored,
+    bytes_stored: bytesStored,
     bytes_mapped: vmas.reduce((sum, { start, end }) => sum + Number(end - start), 0),
     vmas: vmas.map((vma, i) => reportVma(vma, stored[i] ?? 0)),
     left_out: [...leftOut, ...excluded(vmas)].sort((a, b) => (a.start < b.start ? -1 : 1)),
@@ -138,7 +176,7 @@ function reportVma(vma: ManifestVma, bytesStored: number): VmaReport {
 /** Stored bytes of each mapping. Both lists ascend, and a run may go on into the next mapping. */
 export function storedBytes(
   vmas: readonly Pick<ManifestVma, 'start' | 'end'>[],
-  runs: Iterable<PageRun>,
+  runs: Iterable<Pick<PageRun, 'address' | 'pages'>>,
   pageBytes: number,
 ): number[] {
   // Page numbers are exact as numbers where addresses are not.

@@ -4,10 +4,11 @@ import { mib } from '../terminal/units.js';
 
 /** What was verified, in one line. */
 export function renderVerified(dir: string, result: VerifyResult): string {
-  const { shards, pieces, bytes, checksum } = result;
+  const { images, shards, pieces, bytes, checksum } = result;
   const found =
     checksum === 'none'
       ? 'has no checksums of its pages; manifest, page tables and sizes are right'
       : `is undamaged, ${count(pieces, 'checksum')} of pages hold`;
-  return `${printable(dir)} ${found} (${count(shards, 'shard')}, ${mib(bytes)})\n`;
+  const chain = images > 1 ? `${count(images, 'image')}, ` : '';
+  return `${printable(dir)} ${found} (${chain}${count(shards, 'shard')}, ${mib(bytes)})\n`;
 }

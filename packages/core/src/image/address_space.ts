@@ -4,39 +4,64 @@ import { SluiceError } from '../errors.js';
 import { hex } from './faults.js';
 import { PAGE_BYTES } from './layout.js';
 import type { ManifestProcess, ManifestVma } from './manifest.js';
-import { addressOf, type Mappings, PageRanges, pageOf, pagesFor } from './mappings.js';
-import type { PageTable } from './page_table.js';
+import { addressOf, Mappings, PageRanges, pageOf, pagesFor } from './mappings.js';
+import type { PageRun, PageTable } from './page_table.js';
+import type { Found, StoredPages } from './stored_pages.js';
 
 /** Adjacent bytes from one source. */
 export type Segment =
   | { from: 'zeros'; bytes: number }
-  | { from: 'shard'; bytes: number; shard: number; offset: number }
+  | { from: 'shard'; bytes: number; image: number; shard: number; offset: number }
   /** Zeros after the end of the file. */
   | { from: 'file'; bytes: number; file: NativeFile; offset: number };
 
-type Source =
-  | { from: 'zeros' }
-  | { from: 'shard'; shard: number; offset: number }
-  | { from: 'file'; file: NativeFile; offset: number };
+type ShardSource = { from: 'shard'; image: number; shard: number; offset: number };
 
-/** Pages from `page` on, up to `stop`, and where their bytes are. */
-interface Extent {
-  source: Source;
+type Source = { from: 'zeros' } | ShardSource | { from: 'file'; file: NativeFile; offset: number };
+
+/** Pages from one on, up to `stop`, and where their bytes are. */
+interface Extent<S extends Source = Source> {
+  source: S;
   stop: number;
 }
 
-/** The memory of one process in an image. */
+/** The memory of one process in an image and the chain below it. */
 export class AddressSpace {
   readonly process: ManifestProcess;
-  readonly pageTable: PageTable;
+  readonly #stored: StoredPages;
+  readonly #isComplete: boolean;
   readonly #mappings: Mappings;
   readonly #leftOut: PageRanges;
 
-  constructor(process: ManifestProcess, mappings: Mappings, pageTable: PageTable) {
+  /**
+   * @param process In the newest image.
+   * @param isComplete Whether its page table names all pages that are stored anywhere; if not, those
+   * without a record may be in the chain below.
+   */
+  constructor(process: ManifestProcess, stored: StoredPages, isComplete: boolean) {
     this.process = process;
-    this.pageTable = pageTable;
-    this.#mappings = mappings;
+    this.#stored = stored;
+    this.#isComplete = isComplete;
+    this.#mappings = new Mappings(process);
     this.#leftOut = new PageRanges(process.leftOut);
+  }
+
+  /** What is stored of this memory, and in which image, ascending by address. */
+  *runs(): Generator<PageRun, void, undefined> {
+    const { ranges } = this.#mappings;
+    let page = 0;
+    for (let i = 0; i < ranges.length; i += 1) {
+      page = Math.max(page, ranges.starts[i] ?? 0);
+      while (page < (ranges.ends[i] ?? 0)) {
+        const found = this.#find(page, i);
+        if (found.image >= 0) {
+          const { source } = this.#inShard(page, found);
+          const { image, shard, offset } = source;
+          yield { address: addressOf(page), pages: found.stop - page, image, shard, offset };
+        }
+        page = found.stop;
+      }
+    }
   }
 
   /**
@@ -67,16 +92,34 @@ export class AddressSpace {
     const vma = vmas[at];
     const vmaEnd = ranges.ends[at] ?? 0;
     if (vma === undefined || vmaEnd <= page) throw this.#notMapped(page);
-    const record = this.pageTable.lastFrom(page);
-    if (record >= 0 && this.pageTable.endPage(record) > page) {
-      const { shard, offset } = this.pageTable.run(record);
-      const skipped = (page - this.pageTable.startPage(record)) * PAGE_BYTES;
-      const source: Source = { from: 'shard', shard, offset: offset + skipped };
-      return { source, stop: this.pageTable.endPage(record) };
+    const found = this.#find(page, at);
+    return found.image < 0 ? this.#notStored(page, found.stop, vma) : this.#inShard(page, found);
+  }
+
+  /** Where a page of mapping `vma` is stored, if it is. */
+  #find(page: number, vma: number): Found {
+    const own = this.#stored.tables[0] as PageTable;
+    const record = own.lastFrom(page);
+    if (record >= 0 && own.endPage(record) > page) {
+      // If it leaves its pages to the images below, opening has made sure that they are there.
+      return this.#stored.find(0, page, own.endPage(record));
     }
-    const next = record + 1;
-    const stop = next < this.pageTable.entries ? this.pageTable.startPage(next) : vmaEnd;
-    return this.#notStored(page, Math.min(stop, vmaEnd), vma);
+    const vmaEnd = this.#mappings.ranges.ends[vma] ?? 0;
+    const next = record + 1 < own.entries ? own.startPage(record + 1) : vmaEnd;
+    const stop = Math.min(next, vmaEnd);
+    const gone = this.#isComplete || this.#mappings.vmas[vma]?.kind === 'excluded';
+    if (gone) return { image: -1, record: -1, stop };
+    const leftOut = this.#leftOut.lastFrom(page);
+    const leftOutEnd = this.#leftOut.ends[leftOut] ?? 0;
+    if (leftOutEnd > page) return { image: -1, record: -1, stop: Math.min(stop, leftOutEnd) };
+    return this.#stored.find(0, page, Math.min(stop, this.#leftOut.starts[leftOut + 1] ?? stop));
+  }
+
+  #inShard(page: number, { image, record, stop }: Found): Extent<ShardSource> {
+    const table = this.#stored.tables[image] as PageTable;
+    const skipped = (page - table.startPage(record)) * PAGE_BYTES;
+    const offset = table.offset(record) + skipped;
+    return { source: { from: 'shard', image, shard: table.shard(record), offset }, stop };
   }
 
   /** For pages without a record, all in `vma`. */

@@ -1,16 +1,17 @@
 import { access, constants, mkdir, readdir, rmdir, stat, unlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { fromNative, SluiceError } from '../errors.js';
-import { isImageFile, MANIFEST_FILE } from './layout.js';
+import { isImageFile, isRoundDir, MANIFEST_FILE, MAX_ROUND, roundDir } from './layout.js';
 import { syncDirectory } from './writer.js';
 
 /** An empty directory for an image. */
 export interface ImageDir {
+  dir: string;
   /** Whether it was not there before. */
   created: boolean;
   /**
-   * Removes the files of an image from it, and the directory itself if it was created and nothing
-   * else is in it.
+   * Removes the files of an image from it, and in the same way its directories of rounds; then the
+   * directory itself if it was created and nothing else is in it. Follows no links.
    *
    * @throws SluiceError `ERR_SLUICE_IO`
    */
@@ -36,7 +37,29 @@ export async function createImageDir(dir: string): Promise<ImageDir> {
   } catch (error) {
     throw notWritable(error, dir);
   }
-  return { created, discard: () => discard(dir, created) };
+  return { dir, created, discard: () => discard(dir, { created, rounds: true }) };
+}
+
+/**
+ * Creates the directory of a round in that of its session, with mode 0700.
+ *
+ * @param round 1 to `MAX_ROUND`.
+ * @throws SluiceError `ERR_SLUICE_OUTPUT_EXISTS` if it is there already, and else as `createImageDir`.
+ */
+export async function createRoundDir(sessionDir: string, round: number): Promise<ImageDir> {
+  if (!Number.isSafeInteger(round) || round < 1 || round > MAX_ROUND) {
+    throw new SluiceError('ERR_SLUICE_OPTION', `Expected a round up to ${MAX_ROUND}, got ${round}`);
+  }
+  const dir = join(sessionDir, roundDir(round));
+  try {
+    if (!(await makeDirectory(dir))) {
+      throw new SluiceError('ERR_SLUICE_OUTPUT_EXISTS', `${dir} is there already`, { file: dir });
+    }
+    await syncDirectory(sessionDir).catch(() => undefined);
+  } catch (error) {
+    throw notWritable(error, dir);
+  }
+  return { dir, created: true, discard: () => discard(dir, { created: true, rounds: false }) };
 }
 
 /** Returns false if there is something of this name already. */
@@ -63,13 +86,19 @@ async function checkUsable(dir: string): Promise<void> {
   await access(dir, constants.W_OK | constants.X_OK);
 }
 
-async function discard(dir: string, created: boolean): Promise<void> {
+async function discard(dir: string, what: { created: boolean; rounds: boolean }): Promise<void> {
   try {
-    const files = (await readdir(dir)).filter(isImageFile);
+    const entries = await readdir(dir, { withFileTypes: true });
+    const files = entries.map(({ name }) => name).filter(isImageFile);
     // The manifest first: as long as it is there, it vouches for the others.
     files.sort((a, b) => Number(b === MANIFEST_FILE) - Number(a === MANIFEST_FILE));
     for (const file of files) await unlink(join(dir, file));
-    if (created) await rmdir(dir);
+    // A link is no directory here.
+    const rounds = entries.filter((entry) => entry.isDirectory() && isRoundDir(entry.name));
+    for (const { name } of what.rounds ? rounds : []) {
+      await discard(join(dir, name), { created: true, rounds: false });
+    }
+    if (what.created) await rmdir(dir);
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     if (code !== 'ENOENT' && code !== 'ENOTEMPTY') throw fromNative(error, { file: dir });

@@ -1,7 +1,11 @@
 /** Images: writing, opening, reading, verifying. */
+export type { ChainImage } from './chain.js';
 export { type Crc32c, nativeCrc32c } from './checksum.js';
-export { createImageDir, type ImageDir } from './image_dir.js';
+export { type FlattenOptions, type FlattenResult, flattenImage } from './flatten.js';
+export { createImageDir, createRoundDir, type ImageDir } from './image_dir.js';
+export { IN_PARENT, MAX_CHAIN_IMAGES, MAX_ROUND, MAX_SHARDS, roundDir } from './layout.js';
 export type {
+  Consistency,
   Manifest,
   ManifestLeftOut,
   ManifestProcess,

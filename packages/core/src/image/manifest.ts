@@ -41,8 +41,10 @@ export interface ManifestProcess {
   /** Ascending, not overlapping. */
   leftOut: ManifestLeftOut[];
   pageTable: { file: string; entries: number; crc32c: number };
-  /** Pages that the page table covers. */
+  /** Pages that the page table places in a shard of this image. */
   pagesStored: number;
+  /** Pages that the page table leaves to the chain below. */
+  pagesInParent: number;
 }
 
 export interface ManifestShard {
@@ -52,8 +54,10 @@ export interface ManifestShard {
   crcs: Uint8Array;
 }
 
+export type Consistency = 'frozen' | 'live';
+
 export interface ManifestRound {
-  kind: 'final';
+  kind: 'live' | 'final';
   pagesWritten: number;
   bytesWritten: number;
   /** Microseconds by name, like `frozen_time`. */
@@ -66,14 +70,27 @@ export interface Manifest {
   createdNs: bigint;
   kernel: { release: string; machine: string };
   pageSizeBytes: number;
-  consistency: 'frozen';
+  /** `live`: taken while the process ran, so that pages may not belong together. */
+  consistency: Consistency;
+  /** 32 hexadecimal digits, the same in all images of a chain. */
+  session: string;
+  /** Higher than that of the parent. */
+  round: number;
+  /** The image below this one, from its directory: `round-NNNN` or `../round-NNNN`. */
+  parent: string | null;
   capture: CaptureBackend;
   checksum: 'crc32c' | 'none';
   /** Bytes of a shard that one checksum covers; 0 with checksum `none`. */
   pieceBytes: number;
   shards: ManifestShard[];
   processes: ManifestProcess[];
+  /** Of the session, in order, up to this image. */
   rounds: ManifestRound[];
+}
+
+/** Whether its page tables may leave pages to the chain below. */
+export function mayLeaveToParent(manifest: Pick<Manifest, 'consistency' | 'parent'>): boolean {
+  return manifest.consistency === 'frozen' && manifest.parent !== null;
 }
 
 /** Path into a manifest, like `['processes', 0, 'vmas', 3, 'start']`. */

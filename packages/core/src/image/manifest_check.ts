@@ -1,9 +1,11 @@
 import { isShardFile, PAGE_BYTES, pageTableFile } from './layout.js';
 import {
+  type Consistency,
   type Manifest,
   ManifestFault,
   type ManifestPath,
   type ManifestProcess,
+  type ManifestRound,
   type ManifestShard,
 } from './manifest.js';
 
@@ -11,7 +13,7 @@ const PAGE_MASK = BigInt(PAGE_BYTES - 1);
 
 /** @throws ManifestFault if the values, each valid alone, contradict one another. */
 export function checkManifest(manifest: Manifest): void {
-  const { checksum, pieceBytes, shards, processes } = manifest;
+  const { checksum, pieceBytes, shards, processes, rounds, consistency } = manifest;
   if ((checksum === 'none') !== (pieceBytes === 0)) {
     throw new ManifestFault(['pieceBytes'], `is ${pieceBytes} with checksum ${checksum}`);
   }
@@ -23,6 +25,7 @@ export function checkManifest(manifest: Manifest): void {
   processes.forEach((process, i) => {
     checkProcess(process, ['processes', i]);
   });
+  checkRounds(rounds, consistency);
 }
 
 function checkShard({ file, bytes, crcs }: ManifestShard, pieceBytes: number, at: ManifestPath) {
@@ -51,6 +54,16 @@ function checkProcess(process: ManifestProcess, at: ManifestPath): void {
     const name = JSON.stringify(pageTable.file);
     throw new ManifestFault([...at, 'pageTable', 'file'], `${name} is not ${pageTableFile(pid)}`);
   }
+}
+
+/** The process stands still for the last round only, and for that only if the image is a frozen one. */
+function checkRounds(rounds: readonly ManifestRound[], consistency: Consistency): void {
+  rounds.forEach(({ kind }, i) => {
+    const final = consistency === 'frozen' && i === rounds.length - 1;
+    if ((kind === 'final') !== final) {
+      throw new ManifestFault(['rounds', i, 'kind'], `${kind} cannot be here`);
+    }
+  });
 }
 
 function checkRanges(ranges: readonly { start: bigint; end: bigint }[], at: ManifestPath): void {

@@ -73,9 +73,15 @@ function wrap(payload: Uint8Array, crc32c: Crc32c): Uint8Array {
  * @param head The first `HEADER_BYTES` of the file, or all of it if it has fewer.
  * @param fileBytes Size of the file.
  * @param file Its path, for errors.
+ * @param most Bytes that it may have.
  * @throws SluiceError `ERR_SLUICE_IMAGE_CORRUPT`, `ERR_SLUICE_IMAGE_VERSION`
  */
-export function checkHeader(head: Uint8Array, fileBytes: number, file: string): void {
+export function checkHeader(
+  head: Uint8Array,
+  fileBytes: number,
+  file: string,
+  most = MAX_MANIFEST_BYTES,
+): void {
   MAGIC.forEach((byte, i) => {
     if (i < head.length && head[i] !== byte) throw corrupt(file, i, 'not a manifest of Sluice');
   });
@@ -94,8 +100,8 @@ export function checkHeader(head: Uint8Array, fileBytes: number, file: string): 
   ] as const) {
     if (head[offset] !== token) throw corrupt(file, offset, 'an unknown type in the header');
   }
-  if (fileBytes > MAX_MANIFEST_BYTES) {
-    throw corrupt(file, MAX_MANIFEST_BYTES, `${fileBytes} bytes are more than a manifest may have`);
+  if (fileBytes > most) {
+    throw corrupt(file, most, `${fileBytes} bytes are more than a manifest may have here`);
   }
   const payloadBytes = uint32(head, LENGTH_OFFSET);
   if (payloadBytes > fileBytes - HEADER_BYTES) {
@@ -109,9 +115,15 @@ export function checkHeader(head: Uint8Array, fileBytes: number, file: string): 
 /**
  * @param bytes A whole manifest file.
  * @param file Its path, for errors.
+ * @param checkMore What else must hold of it; throws `ManifestFault`.
  * @throws SluiceError `ERR_SLUICE_IMAGE_CORRUPT`, `ERR_SLUICE_IMAGE_VERSION`
  */
-export function decodeManifest(bytes: Uint8Array, file: string, crc32c: Crc32c): Manifest {
+export function decodeManifest(
+  bytes: Uint8Array,
+  file: string,
+  crc32c: Crc32c,
+  checkMore?: (manifest: Manifest) => void,
+): Manifest {
   checkHeader(bytes.subarray(0, HEADER_BYTES), bytes.length, file);
   const payload = bytes.subarray(HEADER_BYTES);
   if (crc32c(payload, 0) !== uint32(bytes, CRC_OFFSET)) {
@@ -122,6 +134,7 @@ export function decodeManifest(bytes: Uint8Array, file: string, crc32c: Crc32c):
     const unpackr = new Unpackr({ useRecords: false, int64AsType: 'bigint', copyBuffers: true });
     const manifest = parseManifest(unpackr.unpack(payload));
     checkManifest(manifest);
+    checkMore?.(manifest);
     return manifest;
   } catch (error) {
     if (error instanceof StructureFault) {

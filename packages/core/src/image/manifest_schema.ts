@@ -1,5 +1,11 @@
 import * as v from 'valibot';
-import { MAX_PAGE_TABLE_ENTRIES, MAX_PIECE_BYTES, MAX_SHARDS, PAGE_BYTES } from './layout.js';
+import {
+  MAX_PAGE_TABLE_ENTRIES,
+  MAX_PIECE_BYTES,
+  MAX_SHARDS,
+  PAGE_BYTES,
+  PARENT_PATH,
+} from './layout.js';
 import { type Manifest, ManifestFault } from './manifest.js';
 
 const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
@@ -62,6 +68,7 @@ const process = v.strictObject({
     crc32c: u32,
   }),
   pagesStored: count,
+  pagesInParent: count,
 });
 
 const manifest: v.GenericSchema<unknown, Manifest> = v.strictObject({
@@ -69,7 +76,10 @@ const manifest: v.GenericSchema<unknown, Manifest> = v.strictObject({
   createdNs: u64,
   kernel: v.strictObject({ release: short, machine: short }),
   pageSizeBytes: v.literal(PAGE_BYTES),
-  consistency: v.literal('frozen'),
+  consistency: v.picklist(['frozen', 'live']),
+  session: v.pipe(v.string(), v.regex(/^[0-9a-f]{32}$/)),
+  round: v.pipe(count, v.minValue(1)),
+  parent: v.nullable(v.pipe(v.string(), v.regex(PARENT_PATH))),
   capture: v.picklist(['vmsplice', 'read']),
   checksum: v.picklist(['crc32c', 'none']),
   pieceBytes: v.pipe(count, v.multipleOf(PAGE_BYTES), v.maxValue(MAX_PIECE_BYTES)),
@@ -81,7 +91,7 @@ const manifest: v.GenericSchema<unknown, Manifest> = v.strictObject({
   rounds: v.pipe(
     v.array(
       v.strictObject({
-        kind: v.literal('final'),
+        kind: v.picklist(['live', 'final']),
         pagesWritten: count,
         bytesWritten: count,
         times: v.record(short, v.pipe(v.number(), v.finite(), v.minValue(0))),

@@ -4,9 +4,11 @@
  *
  *     0          8        12       16         24
  *     | address  | pages  | shard  | offset   |    little-endian, ascending by address
+ *
+ * Shard 0xffffffff with offset 0 stands for pages that are in the chain of images below.
  */
-import { PAGE_BYTES } from './layout.js';
-import { addressOf, lastAtMost, type Mappings } from './mappings.js';
+import { IN_PARENT, PAGE_BYTES } from './layout.js';
+import { lastAtMost, type Mappings } from './mappings.js';
 
 export const RECORD_BYTES = 24;
 // A power of two of records, so that a record's chunk is a shift and a mask away.
@@ -20,7 +22,9 @@ export interface PageRun {
   /** Of the first page. */
   address: bigint;
   pages: number;
-  /** Index into the manifest's `shards`. */
+  /** Index into `Image.chain`: 0 is the image itself. */
+  image: number;
+  /** Index into the `shards` of that image's manifest. */
   shard: number;
   /** Bytes into that shard. */
   offset: number;
@@ -40,20 +44,40 @@ export class PageTableFault extends Error {
 /** Checked records, by index and by page. */
 export class PageTable {
   readonly entries: number;
-  /** Pages that the records cover. */
-  readonly pages: number;
+  /** Pages that the records place in shards. */
+  readonly pagesStored: number;
+  /** Pages that the records leave to the chain below. */
+  readonly pagesInParent: number;
   readonly #chunks: readonly DataView[];
+  /** What `lastFrom` found last. */
+  #near = -1;
 
   /** Only for `PageTableLoader`. */
-  constructor(chunks: readonly DataView[], entries: number, pages: number) {
+  constructor(
+    chunks: readonly DataView[],
+    entries: number,
+    pagesStored: number,
+    pagesInParent: number,
+  ) {
     this.#chunks = chunks;
     this.entries = entries;
-    this.pages = pages;
+    this.pagesStored = pagesStored;
+    this.pagesInParent = pagesInParent;
   }
 
   /** Index of the last record that starts at `page` or below; -1 if there is none. */
   lastFrom(page: number): number {
-    return lastAtMost(this.entries, (i) => this.startPage(i), page);
+    // Who walks through a table asks for the same record again, or for the next one.
+    for (const i of [this.#near, this.#near + 1]) {
+      const after = i + 1 < this.entries ? this.startPage(i + 1) : Number.POSITIVE_INFINITY;
+      if ((i < 0 || this.startPage(i) <= page) && page < after) {
+        this.#near = i;
+        return i;
+      }
+      if (i + 1 >= this.entries) break;
+    }
+    this.#near = lastAtMost(this.entries, (i) => this.startPage(i), page);
+    return this.#near;
   }
 
   /** First page of record `i`. */
@@ -66,19 +90,14 @@ export class PageTable {
     return this.startPage(i) + this.#chunk(i).getUint32(at(i) + 8, true);
   }
 
-  run(i: number): PageRun {
-    const chunk = this.#chunk(i);
-    return {
-      address: addressOf(readPage(chunk, at(i))),
-      pages: chunk.getUint32(at(i) + 8, true),
-      shard: chunk.getUint32(at(i) + 12, true),
-      offset: readPage(chunk, at(i) + 16) * PAGE_BYTES,
-    };
+  /** Where the bytes of record `i` are; `IN_PARENT` if in the chain below. */
+  shard(i: number): number {
+    return this.#chunk(i).getUint32(at(i) + 12, true);
   }
 
-  /** All records, ascending by address. */
-  *runs(): Generator<PageRun, void, undefined> {
-    for (let i = 0; i < this.entries; i += 1) yield this.run(i);
+  /** Bytes into that shard. */
+  offset(i: number): number {
+    return readPage(this.#chunk(i), at(i) + 16) * PAGE_BYTES;
   }
 
   #chunk(i: number): DataView {
@@ -92,16 +111,22 @@ export class PageTable {
 export class PageTableLoader {
   readonly #mappings: Mappings;
   readonly #shardPages: Float64Array;
+  readonly #mayLeaveToParent: boolean;
   readonly #chunks: DataView[] = [];
   #entries = 0;
-  #pages = 0;
+  #pagesStored = 0;
+  #pagesInParent = 0;
   #lastEnd = 0;
   /** The VMA that the next record can start in, at the earliest. */
   #vma = 0;
 
-  /** @param shards Those of the manifest. */
-  constructor(mappings: Mappings, shards: readonly { bytes: bigint }[]) {
+  /**
+   * @param shards Those of the manifest.
+   * @param mayLeaveToParent Whether records may leave pages to the chain below.
+   */
+  constructor(mappings: Mappings, shards: readonly { bytes: bigint }[], mayLeaveToParent: boolean) {
     this.#mappings = mappings;
+    this.#mayLeaveToParent = mayLeaveToParent;
     this.#shardPages = Float64Array.from(shards, ({ bytes }) => Number(bytes) / PAGE_BYTES);
   }
 
@@ -119,7 +144,7 @@ export class PageTableLoader {
   }
 
   finish(): PageTable {
-    return new PageTable(this.#chunks, this.#entries, this.#pages);
+    return new PageTable(this.#chunks, this.#entries, this.#pagesStored, this.#pagesInParent);
   }
 
   #check(view: DataView, offset: number): void {
@@ -129,13 +154,24 @@ export class PageTableLoader {
     if (!isAligned(view, offset)) this.#fault('an address that is not of a page');
     if (pages === 0) this.#fault('a record of no pages');
     if (start < this.#lastEnd) this.#fault('a record that overlaps the one before or is below it');
-    const shardPages = this.#shardPages[shard];
-    if (shardPages === undefined) this.#fault(`shard ${shard}, which is not there`);
-    if (!isAligned(view, offset + 16)) this.#fault('an offset in the shard that is not of a page');
-    if (readPage(view, offset + 16) + pages > shardPages) this.#fault('pages beyond their shard');
+    if (shard === IN_PARENT) this.#checkInParent(view, offset + 16);
+    else this.#checkInShard(view, offset + 16, pages, shard);
     this.#checkMapped(start, start + pages);
     this.#lastEnd = start + pages;
-    this.#pages += pages;
+    if (shard === IN_PARENT) this.#pagesInParent += pages;
+    else this.#pagesStored += pages;
+  }
+
+  #checkInParent(view: DataView, offset: number): void {
+    if (!this.#mayLeaveToParent) this.#fault('pages in a parent, which this image cannot have');
+    if (view.getBigUint64(offset, true) !== 0n) this.#fault('pages in a parent with an offset');
+  }
+
+  #checkInShard(view: DataView, offset: number, pages: number, shard: number): void {
+    const shardPages = this.#shardPages[shard];
+    if (shardPages === undefined) this.#fault(`shard ${shard}, which is not there`);
+    if (!isAligned(view, offset)) this.#fault('an offset in the shard that is not of a page');
+    if (readPage(view, offset) + pages > shardPages) this.#fault('pages beyond their shard');
   }
 
   #checkMapped(start: number, end: number): void {

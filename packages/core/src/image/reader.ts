@@ -1,31 +1,46 @@
 import { SluiceError } from '../errors.js';
 import type { AddressSpace } from './address_space.js';
 import { readBackingFile } from './backing_file.js';
+import type { ChainImage } from './chain.js';
 import type { Manifest, ManifestProcess } from './manifest.js';
 import type { PageRun } from './page_table.js';
-import type { Shards } from './shards.js';
-import { type VerifyOptions, type VerifyResult, verifyShards } from './verify.js';
+import { closeShards, type Shards } from './shards.js';
+import { type VerifyOptions, type VerifyResult, verifyChain } from './verify.js';
 
 /** Most bytes that one `Image.read` returns; `Image.chunks` has no such bound. */
 export const MAX_READ_BYTES = 1024 * 1024 * 1024;
 const CHUNK_BYTES = 1024 * 1024;
 
-/** An open image. Get one from `openImage`, and close it: it holds the shards open. */
+/**
+ * An open image, with the chain of images that it builds on. Get one from `openImage`, and close it:
+ * it holds the shards open.
+ */
 export class Image {
-  /** Directory of the image, as it was given. */
-  readonly dir: string;
-  /** All that the image says about itself and its processes. */
-  readonly manifest: Manifest;
+  /** This image, then its parent, and so on. */
+  readonly chain: readonly ChainImage[];
   readonly #spaces: ReadonlyMap<number, AddressSpace>;
-  readonly #shards: Shards;
+  readonly #shards: readonly Shards[];
   #closed: Promise<void> | undefined;
 
   /** Only for `openImage`. */
-  constructor(dir: string, manifest: Manifest, spaces: readonly AddressSpace[], shards: Shards) {
-    this.dir = dir;
-    this.manifest = manifest;
+  constructor(
+    chain: readonly ChainImage[],
+    spaces: readonly AddressSpace[],
+    shards: readonly Shards[],
+  ) {
+    this.chain = chain;
     this.#spaces = new Map(spaces.map((space) => [space.process.pid, space]));
     this.#shards = shards;
+  }
+
+  /** Directory of the image, as it was given. */
+  get dir(): string {
+    return this.#newest.dir;
+  }
+
+  /** All that the image says about itself and its processes. */
+  get manifest(): Manifest {
+    return this.#newest.manifest;
   }
 
   /** Processes in the image, with their mappings, threads and what was left out. */
@@ -34,12 +49,13 @@ export class Image {
   }
 
   /**
-   * The stored pages of a process, ascending by address.
+   * The stored pages of a process, ascending by address: those that reading takes from the shards of
+   * this image or of one below it.
    *
    * @throws SluiceError `ERR_SLUICE_NO_SUCH_PROCESS_IN_IMAGE`
    */
   runs(pid: number): Iterable<PageRun> {
-    return this.#space(pid).pageTable.runs();
+    return this.#space(pid).runs();
   }
 
   /**
@@ -77,8 +93,8 @@ export class Image {
   }
 
   /**
-   * Reads all shards and compares them with their checksums; without checksums only their sizes are
-   * looked at. The rest of the image was checked when it was opened.
+   * Reads all shards and compares them with their checksums, of this image first and then down the
+   * chain; without checksums only their sizes are looked at. The rest was checked on opening.
    *
    * @throws SluiceError `ERR_SLUICE_IMAGE_CORRUPT` with file and offset of the first damaged piece,
    * `ERR_SLUICE_IO`
@@ -86,12 +102,12 @@ export class Image {
    */
   async verify(options: VerifyOptions = {}): Promise<VerifyResult> {
     this.#checkOpen();
-    return verifyShards(this.#shards, this.manifest, options);
+    return verifyChain(this.chain, this.#shards, options);
   }
 
   /** Closes the files; reads that are under way may fail. */
   close(): Promise<void> {
-    this.#closed ??= this.#shards.close();
+    this.#closed ??= closeShards(this.#shards);
     return this.#closed;
   }
 
@@ -104,7 +120,9 @@ export class Image {
     let done = 0;
     for (const segment of space.segments(address, bytes)) {
       const part = target.subarray(done, done + segment.bytes);
-      if (segment.from === 'shard') await this.#shards.read(segment.shard, segment.offset, part);
+      if (segment.from === 'shard') {
+        await this.#shards[segment.image]?.read(segment.shard, segment.offset, part);
+      }
       if (segment.from === 'file') await readBackingFile(segment.file, segment.offset, part);
       done += segment.bytes;
     }
@@ -123,6 +141,10 @@ export class Image {
     }
     for (const _ of space.segments(address, bytes));
     return space;
+  }
+
+  get #newest(): ChainImage {
+    return this.chain[0] as ChainImage;
   }
 
   #space(pid: number): AddressSpace {

@@ -4,9 +4,8 @@ import type { Crc32c } from './checksum.js';
 import { corrupt } from './faults.js';
 import { type ImageFile, openSized, readExactly, wrongSize } from './image_file.js';
 import type { Manifest } from './manifest.js';
+import type { PieceCache } from './piece_cache.js';
 
-/** Verified pieces that are kept for the next read. */
-const CACHE_BYTES = 32 * 1024 * 1024;
 /** Read at once when a piece is checked without being kept. */
 const BLOCK_BYTES = 1024 * 1024;
 
@@ -16,22 +15,32 @@ export interface Piece {
   index: number;
 }
 
-/** Open shards. */
+/** Open shards of one image. */
 export class Shards {
   readonly #files: readonly ImageFile[];
   readonly #manifest: Manifest;
   readonly #crc32c: Crc32c;
-  /** In the order of their last use. */
-  readonly #cache = new Map<string, Promise<Uint8Array>>();
+  readonly #cache: PieceCache;
 
-  private constructor(files: readonly ImageFile[], manifest: Manifest, crc32c: Crc32c) {
+  private constructor(
+    files: readonly ImageFile[],
+    manifest: Manifest,
+    crc32c: Crc32c,
+    cache: PieceCache,
+  ) {
     this.#files = files;
     this.#manifest = manifest;
     this.#crc32c = crc32c;
+    this.#cache = cache;
   }
 
   /** @throws SluiceError `ERR_SLUICE_IMAGE_CORRUPT` if a shard is missing or has another size. */
-  static async open(dir: string, manifest: Manifest, crc32c: Crc32c): Promise<Shards> {
+  static async open(
+    dir: string,
+    manifest: Manifest,
+    crc32c: Crc32c,
+    cache: PieceCache,
+  ): Promise<Shards> {
     const files: ImageFile[] = [];
     try {
       for (const { file, bytes } of manifest.shards) {
@@ -41,7 +50,7 @@ export class Shards {
       await closeAll(files);
       throw error;
     }
-    return new Shards(files, manifest, crc32c);
+    return new Shards(files, manifest, crc32c, cache);
   }
 
   async close(): Promise<void> {
@@ -102,20 +111,9 @@ export class Shards {
   }
 
   #cached(piece: Piece): Promise<Uint8Array> {
-    const key = `${piece.shard}:${piece.index}`;
-    let loading = this.#cache.get(key);
-    if (loading === undefined) {
-      loading = this.#load(piece);
-      loading.catch(() => this.#cache.delete(key));
-    }
-    this.#cache.delete(key);
-    this.#cache.set(key, loading);
-    const most = Math.max(1, Math.floor(CACHE_BYTES / this.#manifest.pieceBytes));
-    for (const oldest of this.#cache.keys()) {
-      if (this.#cache.size <= most) break;
-      this.#cache.delete(oldest);
-    }
-    return loading;
+    const { start, end } = this.#extent(piece);
+    const key = `${this.#file(piece.shard).path}:${piece.index}`;
+    return this.#cache.get(key, end - start, () => this.#load(piece));
   }
 
   async #load(piece: Piece): Promise<Uint8Array> {
@@ -146,6 +144,11 @@ export class Shards {
     if (file === undefined) throw new RangeError(`No shard ${shard}`);
     return file;
   }
+}
+
+/** Closes those of a whole chain. */
+export async function closeShards(shards: readonly Shards[]): Promise<void> {
+  await Promise.all(shards.map((each) => each.close()));
 }
 
 async function closeAll(files: readonly ImageFile[]): Promise<void> {

@@ -1,5 +1,5 @@
 import { AbortError } from '../errors.js';
-import type { Manifest } from './manifest.js';
+import type { ChainImage } from './chain.js';
 import type { Piece, Shards } from './shards.js';
 
 const CONCURRENCY = 4;
@@ -10,31 +10,41 @@ export interface VerifyOptions {
 
 /** What was found to be undamaged. */
 export interface VerifyResult {
+  /** The image itself and those below it. */
+  images: number;
+  /** Of all images, as the rest. */
   shards: number;
   /** Pieces whose checksum is right; 0 with checksum `none`. */
   pieces: number;
   /** Of all shards. */
   bytes: number;
+  /** `none` if any image has none. */
   checksum: 'crc32c' | 'none';
 }
 
 /** See `Image.verify`. */
-export async function verifyShards(
-  shards: Shards,
-  manifest: Manifest,
+export async function verifyChain(
+  chain: readonly ChainImage[],
+  shards: readonly Shards[],
   { signal }: VerifyOptions,
 ): Promise<VerifyResult> {
-  throwIfAborted(signal);
-  await shards.checkSizes();
-  const pieces = await forEachPiece(shards, (piece) => {
+  let pieces = 0;
+  for (const image of shards) {
     throwIfAborted(signal);
-    return shards.checkPiece(piece);
-  });
+    await image.checkSizes();
+    pieces += await forEachPiece(image, (piece) => {
+      throwIfAborted(signal);
+      return image.checkPiece(piece);
+    });
+  }
+  const manifests = chain.map(({ manifest }) => manifest);
+  const files = manifests.flatMap((manifest) => manifest.shards);
   return {
-    shards: manifest.shards.length,
+    images: chain.length,
+    shards: files.length,
     pieces,
-    bytes: manifest.shards.reduce((sum, { bytes }) => sum + Number(bytes), 0),
-    checksum: manifest.checksum,
+    bytes: files.reduce((sum, { bytes }) => sum + Number(bytes), 0),
+    checksum: manifests.every(({ checksum }) => checksum === 'crc32c') ? 'crc32c' : 'none',
   };
 }
 

@@ -5,10 +5,23 @@ import type { CaptureBackend, CapturedThread, CapturedVma, LeftOutRange } from '
 import { fromNative, SluiceError } from '../errors.js';
 import { type Crc32c, nativeCrc32c } from './checksum.js';
 import { MANIFEST_FILE, MANIFEST_TEMPORARY_FILE, PAGE_BYTES, pageTableFile } from './layout.js';
-import type { Manifest, ManifestLeftOut, ManifestProcess, ManifestRound } from './manifest.js';
+import {
+  type Consistency,
+  type Manifest,
+  type ManifestLeftOut,
+  type ManifestProcess,
+  type ManifestRound,
+  mayLeaveToParent,
+} from './manifest.js';
 import { encodeManifest } from './manifest_codec.js';
 import { Mappings } from './mappings.js';
-import { CHUNK_BYTES, PageTableFault, PageTableLoader, RECORD_BYTES } from './page_table.js';
+import {
+  CHUNK_BYTES,
+  type PageTable,
+  PageTableFault,
+  PageTableLoader,
+  RECORD_BYTES,
+} from './page_table.js';
 
 /** One process of the image to be written. */
 export interface WriteImageProcess {
@@ -23,7 +36,10 @@ export interface WriteImageProcess {
   threads: readonly CapturedThread[];
   /** In any order; ranges may overlap. */
   leftOut: readonly LeftOutRange[];
-  /** Records as docs/image-format.md describes them. */
+  /**
+   * Records as docs/image-format.md describes them; those that leave pages to the chain below only
+   * in a frozen image with a parent.
+   */
   pageTable: Uint8Array;
 }
 
@@ -36,12 +52,20 @@ export interface WriteImageShard {
 }
 
 export interface WriteImageOptions {
-  /** Directory of the image; holds the shards and nothing else. */
+  /** Directory of the image; holds the shards, and maybe those of rounds. */
   dir: string;
   producer: { name: string; version: string };
   /** Nanoseconds since the epoch. */
   createdNs: bigint;
   kernel: { release: string; machine: string };
+  /** `frozen` if the process stood still for all of it. */
+  consistency: Consistency;
+  /** 32 lowercase hexadecimal digits, the same in all images of a chain. */
+  session: string;
+  /** From 1 on, higher than that of the parent. */
+  round: number;
+  /** `round-NNNN` for the image of a session, `../round-NNNN` for that of a round, or null. */
+  parent: string | null;
   capture: CaptureBackend;
   checksum: 'crc32c' | 'none';
   /** Bytes of a shard that one checksum covers; not looked at with checksum `none`. */
@@ -49,6 +73,7 @@ export interface WriteImageOptions {
   /** In the order of the page tables' shard numbers. */
   shards: readonly WriteImageShard[];
   processes: readonly WriteImageProcess[];
+  /** Of the session, in order, up to this image: `live` ones, and `final` last if it is frozen. */
   rounds: readonly ManifestRound[];
   /** Implementation of CRC32C; that of the addon if not given. */
   crc32c?: Crc32c;
@@ -56,7 +81,7 @@ export interface WriteImageOptions {
 
 /**
  * Writes page tables and manifest; when it returns, the image is whole and on the disk. All is
- * checked as a reader would check it before anything is written.
+ * checked as a reader would check it before anything is written; only the parent is not looked at.
  *
  * @returns The manifest as it was written.
  * @throws SluiceError `ERR_SLUICE_OPTION` for contents that make no valid image,
@@ -84,12 +109,17 @@ export async function writeImage(options: WriteImageOptions): Promise<Manifest> 
 
 function manifestOf(options: WriteImageOptions, crc32c: Crc32c): Manifest {
   const { producer, createdNs, kernel, capture, checksum, shards, rounds } = options;
+  const { consistency, session, round, parent } = options;
+  const inParent = mayLeaveToParent(options);
   return {
     producer: { name: producer.name, version: producer.version },
     createdNs,
     kernel: { release: kernel.release, machine: kernel.machine },
     pageSizeBytes: PAGE_BYTES,
-    consistency: 'frozen',
+    consistency,
+    session,
+    round,
+    parent,
     capture,
     checksum,
     pieceBytes: checksum === 'none' ? 0 : options.pieceBytes,
@@ -98,7 +128,7 @@ function manifestOf(options: WriteImageOptions, crc32c: Crc32c): Manifest {
       bytes: BigInt(bytes),
       crcs: littleEndian(crcs),
     })),
-    processes: options.processes.map((process) => processOf(process, shards, crc32c)),
+    processes: options.processes.map((process) => processOf(process, shards, inParent, crc32c)),
     rounds: rounds.map(({ kind, pagesWritten, bytesWritten, times }) => ({
       kind,
       pagesWritten,
@@ -111,6 +141,7 @@ function manifestOf(options: WriteImageOptions, crc32c: Crc32c): Manifest {
 function processOf(
   process: WriteImageProcess,
   shards: readonly WriteImageShard[],
+  mayLeaveToParent: boolean,
   crc32c: Crc32c,
 ): ManifestProcess {
   const { pid, namespacePid, name, commandLine, executable, startTimeTicks, pageTable } = process;
@@ -129,6 +160,8 @@ function processOf(
     // Some objects have names that are no paths, like `anon_inode:[io_uring]`.
     file: file?.path.startsWith('/') ? fileOf(file) : null,
   }));
+  const mappings = new Mappings({ vmas });
+  const { pagesStored, pagesInParent } = load(pageTable, mappings, shards, mayLeaveToParent);
   return {
     pid,
     namespacePid,
@@ -144,7 +177,8 @@ function processOf(
       entries: pageTable.length / RECORD_BYTES,
       crc32c: crc32c(pageTable, 0),
     },
-    pagesStored: countPages(pageTable, new Mappings({ vmas }), shards),
+    pagesStored,
+    pagesInParent,
   };
 }
 
@@ -153,14 +187,17 @@ function fileOf(file: NonNullable<CapturedVma['file']>): NonNullable<CapturedVma
   return { path, device, inode, bytes, modifiedNs, changedNs };
 }
 
-function countPages(
+/** As a reader would. */
+function load(
   pageTable: Uint8Array,
   mappings: Mappings,
   shards: readonly WriteImageShard[],
-): number {
+  mayLeaveToParent: boolean,
+): PageTable {
   const loader = new PageTableLoader(
     mappings,
     shards.map(({ bytes }) => ({ bytes: BigInt(bytes) })),
+    mayLeaveToParent,
   );
   try {
     for (let at = 0; at < pageTable.length; at += CHUNK_BYTES) {
@@ -171,7 +208,7 @@ function countPages(
     const message = `The page table makes no valid image: ${error.message}`;
     throw new SluiceError('ERR_SLUICE_OPTION', message, { cause: error });
   }
-  return loader.finish().pages;
+  return loader.finish();
 }
 
 /** Ascending, and of ranges that overlap the one that starts first has the common part. */
