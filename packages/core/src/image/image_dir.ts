@@ -16,6 +16,12 @@ export interface ImageDir {
    * @throws SluiceError `ERR_SLUICE_IO`
    */
   discard(): Promise<void>;
+  /**
+   * Removes only the files of an image from it, for another try.
+   *
+   * @throws SluiceError `ERR_SLUICE_IO`
+   */
+  clear(): Promise<void>;
 }
 
 /**
@@ -37,11 +43,12 @@ export async function createImageDir(dir: string): Promise<ImageDir> {
   } catch (error) {
     throw notWritable(error, dir);
   }
-  return { dir, created, discard: () => discard(dir, { created, rounds: true }) };
+  return imageDirOf(dir, { created, rounds: true });
 }
 
 /**
- * Creates the directory of a round in that of its session, with mode 0700.
+ * Creates the directory of a round in that of its session, with mode 0700. Its name is on the disk
+ * when the image of the session is.
  *
  * @param round 1 to `MAX_ROUND`.
  * @throws SluiceError `ERR_SLUICE_OUTPUT_EXISTS` if it is there already, and else as `createImageDir`.
@@ -55,11 +62,19 @@ export async function createRoundDir(sessionDir: string, round: number): Promise
     if (!(await makeDirectory(dir))) {
       throw new SluiceError('ERR_SLUICE_OUTPUT_EXISTS', `${dir} is there already`, { file: dir });
     }
-    await syncDirectory(sessionDir).catch(() => undefined);
   } catch (error) {
     throw notWritable(error, dir);
   }
-  return { dir, created: true, discard: () => discard(dir, { created: true, rounds: false }) };
+  return imageDirOf(dir, { created: true, rounds: false });
+}
+
+function imageDirOf(dir: string, what: { created: boolean; rounds: boolean }): ImageDir {
+  return {
+    dir,
+    created: what.created,
+    discard: () => discard(dir, what),
+    clear: () => discard(dir, { created: false, rounds: false }),
+  };
 }
 
 /** Returns false if there is something of this name already. */

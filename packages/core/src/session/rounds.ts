@@ -123,7 +123,7 @@ export class RoundRunner {
     failure ??= await this.#session.attempt(this.#capture(round, final ?? round));
     if (failure !== undefined) {
       await dir.discard();
-      await this.#imageDir.discard({ keep: true });
+      await this.#imageDir.clear();
       return failure;
     }
     const live = this.#finish('live', round, dir.dir, lookedMs);
