@@ -30,6 +30,9 @@ export class Dump implements AsyncDisposable {
   }
 }
 
+/** On a busy machine a thread may wait for the disk for longer than anybody should wait for it. */
+const PATIENT = { freezeTimeoutMs: 30_000 };
+
 export type Options = Omit<DumpOptions, 'dir'>;
 
 /** Dumps a process and opens the image; whatever fails, nothing is left. */
@@ -37,7 +40,7 @@ export async function dumpOf(pid: number, options: Options = {}): Promise<Dump> 
   const dir = new TempDir();
   try {
     const path = dir.join('image');
-    const result = await within('a dump', dumpProcess(pid, { ...options, dir: path }));
+    const result = await within('a dump', dumpProcess(pid, { ...PATIENT, ...options, dir: path }));
     return new Dump(result, await openImage(path), dir);
   } catch (error) {
     await dir[Symbol.asyncDispose]();

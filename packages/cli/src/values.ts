@@ -14,6 +14,20 @@ export function wholeNumber(text: string): number {
   return value;
 }
 
+/** `auto` or a whole number. */
+export function autoOrWholeNumber(text: string): 'auto' | number {
+  return text === 'auto' ? text : wholeNumber(text);
+}
+
+/** A number like `2` or `0.5`, times `factor`. */
+export function decimal(factor: number): (text: string) => number {
+  return (text) => {
+    const value = /^[0-9]+(?:\.[0-9]+)?$/.test(text) ? Number(text) : Number.NaN;
+    if (!Number.isFinite(value)) throw new InvalidArgumentError('Expected a number like 2 or 0.5.');
+    return value * factor;
+  };
+}
+
 export function address(text: string): bigint {
   if (!DECIMAL_OR_HEX.test(text)) {
     throw new InvalidArgumentError('Expected an address like 0x7f0000001000, or in decimal.');

@@ -124,6 +124,7 @@ describe('progressLines', () => {
         yield {
           phase: 'attach',
           pagesExpected: 0,
+          round: null,
           pagesCaptured: 0,
           bytesDrained: 0,
           elapsedMs: 0,

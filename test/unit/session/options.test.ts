@@ -27,6 +27,12 @@ describe('resolveDumpOptions', () => {
       checksum: 'crc32c',
       budgetBytes: 64 * 1024 * 1024,
       freezeTimeoutMs: 1000,
+      rounds: 'auto',
+      freezeBudgetMs: undefined,
+      timeLimitMs: undefined,
+      noConverge: 'finish',
+      tracker: 'auto',
+      after: 'resume',
       signal: undefined,
       logger: undefined,
     });
@@ -77,6 +83,32 @@ describe('resolveDumpOptions', () => {
       'Option "freezeTimeoutMs": expected a whole number from 1 to 60000, got -1',
     ],
     [
+      { dir: 'x', rounds: 'many' },
+      'Option "rounds": expected "auto" or a whole number from 0 to 250, got "many"',
+    ],
+    [
+      { dir: 'x', rounds: 251 },
+      'Option "rounds": expected "auto" or a whole number from 0 to 250, got 251',
+    ],
+    [{ dir: 'x', rounds: 31, drains: 33 }, '31 rounds with 33 drains make more than 1024 shards'],
+    [
+      { dir: 'x', freezeBudgetMs: 0 },
+      'Option "freezeBudgetMs": expected milliseconds from 0.1 to 60000, got 0',
+    ],
+    [
+      { dir: 'x', timeLimitMs: 0.5 },
+      'Option "timeLimitMs": expected a whole number from 1 to 86400000, got 0.5',
+    ],
+    [
+      { dir: 'x', noConverge: 'wait' },
+      'Option "noConverge": expected one of "finish", "fail", got "wait"',
+    ],
+    [
+      { dir: 'x', tracker: 'magic' },
+      'Option "tracker": expected one of "auto", "uffd-wp", "soft-dirty", "none", got "magic"',
+    ],
+    [{ dir: 'x', after: 'kill' }, 'Option "after": expected one of "resume", "stop", got "kill"'],
+    [
       { dir: 'x', signal: {} },
       'Option "signal": expected an AbortSignal, got a value of type object',
     ],
@@ -91,7 +123,8 @@ describe('resolveDumpOptions', () => {
   it('names an unknown option and those it knows', () => {
     expect(messageOf(() => resolveDumpOptions({ dir: 'x', lane: 2 }))).toBe(
       'Unknown option "lane": expected one of dir, lanes, drains, capture, io, checksum, ' +
-        'budgetBytes, freezeTimeoutMs, signal, logger',
+        'budgetBytes, freezeTimeoutMs, rounds, freezeBudgetMs, timeLimitMs, noConverge, tracker, ' +
+        'after, signal, logger',
     );
     expect(messageOf(() => resolveDumpOptions(JSON.parse('{"dir":"x","__proto__":1}')))).toMatch(
       /^Unknown option "__proto__"/,

@@ -20,11 +20,11 @@ describe('createCrew', () => {
   it('brings errors of the addon over from every kind of worker', async () => {
     const crew = createCrew({ lanes: 2, drains: 2 });
     const coded = { code: expect.stringMatching(/^ERR_SLUICE_/) };
-    await expect(crew.control.call('controlSurvey', NO_SESSION)).rejects.toMatchObject(coded);
+    await expect(crew.control.call('controlAttach', NO_SESSION)).rejects.toMatchObject(coded);
     for (const [index, lane] of crew.lanes.entries()) {
-      await expect(lane.call('laneCapture', NO_SESSION, index)).rejects.toMatchObject(coded);
+      await expect(lane.call('laneCapture', NO_SESSION, index, 0, 0)).rejects.toMatchObject(coded);
     }
-    await expect(crew.drains.call('drainRun', NO_SESSION, 0)).rejects.toMatchObject(coded);
+    await expect(crew.drains.call('drainRun', NO_SESSION, 0, 0, 0)).rejects.toMatchObject(coded);
     await crew.close();
   });
 
@@ -46,8 +46,8 @@ describe('createCrew', () => {
     await crew.close();
     await crew.close();
     const dead = { code: 'ERR_SLUICE_WORKER' };
-    await expect(crew.control.call('controlSurvey', NO_SESSION)).rejects.toMatchObject(dead);
-    await expect(crew.drains.call('drainRun', NO_SESSION, 0)).rejects.toMatchObject(dead);
+    await expect(crew.control.call('controlAttach', NO_SESSION)).rejects.toMatchObject(dead);
+    await expect(crew.drains.call('drainRun', NO_SESSION, 0, 0, 0)).rejects.toMatchObject(dead);
   });
 
   it('lets the process end after close, without being told to', () => {
@@ -55,7 +55,7 @@ describe('createCrew', () => {
     const script = `
       import { createCrew } from ${JSON.stringify(workers)};
       const crew = createCrew({ lanes: 2, drains: 1 });
-      await crew.control.call('controlSurvey', ${NO_SESSION}).catch(() => {});
+      await crew.control.call('controlAttach', ${NO_SESSION}).catch(() => {});
       await crew.close();
       process.stdout.write('closed');`;
     const { stdout, stderr, status } = spawnSync(
@@ -68,7 +68,7 @@ describe('createCrew', () => {
 
   it('burns no CPU while idle', async () => {
     const crew = createCrew({ lanes: 4, drains: 2 });
-    await crew.control.call('controlSurvey', NO_SESSION).catch(() => {});
+    await crew.control.call('controlAttach', NO_SESSION).catch(() => {});
     await new Promise((resolve) => setTimeout(resolve, 500));
     const before = process.cpuUsage();
     await new Promise((resolve) => setTimeout(resolve, 500));

@@ -11,11 +11,11 @@ describe('PinnedWorker and serve', () => {
   it('answers calls in order', async () => {
     const order: number[] = [];
     const worker = onThisThread({
-      laneCapture: (session: number, lane: number) => {
+      laneDetach: (session: number, lane: number) => {
         order.push(session, lane);
       },
     });
-    await Promise.all([worker.call('laneCapture', 1, 2), worker.call('laneCapture', 3, 4)]);
+    await Promise.all([worker.call('laneDetach', 1, 2), worker.call('laneDetach', 3, 4)]);
     expect(order).toEqual([1, 2, 3, 4]);
     await worker.end();
   });
@@ -61,7 +61,7 @@ describe('PinnedWorker and serve', () => {
           die = reject;
         }),
     );
-    const waiting = worker.call('controlCapture', 1);
+    const waiting = worker.call('controlAttach', 1);
     die(new Error('out of memory'));
     await expect(waiting).rejects.toMatchObject({
       code: 'ERR_SLUICE_WORKER',
@@ -72,8 +72,8 @@ describe('PinnedWorker and serve', () => {
 
   it('moves typed arrays instead of copying them', async () => {
     const starts = BigUint64Array.of(1n, 2n);
-    const worker = onThisThread({ controlSurvey: () => ({ starts, totalPages: 2 }) });
-    const survey = await worker.call('controlSurvey', 1);
+    const worker = onThisThread({ controlPrepare: () => ({ starts, totalPages: 2 }) });
+    const survey = await worker.call('controlPrepare', 1, 'whole', false, 0);
     expect([...survey.starts]).toEqual([1n, 2n]);
     expect(starts.byteLength).toBe(0);
     await worker.end();

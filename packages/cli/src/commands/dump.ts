@@ -3,13 +3,21 @@ import { type Command, Option } from 'commander';
 import { InterruptScope } from '../interrupt.js';
 import { outputWidth, writeJson, writeOut } from '../terminal/output.js';
 import { withProgress } from '../terminal/progress.js';
-import { path, wholeNumber } from '../values.js';
+import { autoOrWholeNumber, decimal, path, wholeNumber } from '../values.js';
 import { renderDump } from '../views/dump.js';
 
 /** Options that were not given are missing: their defaults are those of the library. */
-interface DumpFlags extends Pick<DumpOptions, 'lanes' | 'capture' | 'io' | 'checksum'> {
+interface DumpFlags
+  extends Pick<
+    DumpOptions,
+    'lanes' | 'capture' | 'io' | 'checksum' | 'rounds' | 'tracker' | 'after'
+  > {
   out: string;
   freezeTimeout?: number;
+  /** Of `--no-converge`, whose name commander takes for a negation: true if it was not given. */
+  converge: true | 'finish' | 'fail';
+  freezeBudget?: number;
+  timeLimit?: number;
   json?: true;
 }
 
@@ -19,6 +27,39 @@ export function addDump(program: Command): void {
     .description('dump the memory of a process into a new image')
     .argument('<pid>', 'process to dump', wholeNumber)
     .requiredOption('--out <dir>', 'directory of the image; must not exist, or be empty', path)
+    .option(
+      '--rounds <n>',
+      'rounds taken while the process runs, before the freeze: auto, the default, is as many as pay; 0 is one freeze for all',
+      autoOrWholeNumber,
+    )
+    .option(
+      '--freeze-budget <ms>',
+      'go on with rounds until the freeze is not longer than this',
+      decimal(1),
+    )
+    .option(
+      '--time-limit <s>',
+      'begin no round that would end later than this after the start',
+      decimal(1000),
+    )
+    .addOption(
+      new Option(
+        '--no-converge <action>',
+        'if the freeze budget cannot be reached: finish, the default, freezes for longer; fail leaves the process alone',
+      ).choices(['finish', 'fail']),
+    )
+    .addOption(
+      new Option(
+        '--tracker <name>',
+        'what tells which pages were written; auto, the default, is the best that works here',
+      ).choices(['auto', 'uffd-wp', 'soft-dirty', 'none']),
+    )
+    .addOption(
+      new Option(
+        '--after <action>',
+        'then let the process resume, the default, or leave it stopped as by SIGSTOP',
+      ).choices(['resume', 'stop']),
+    )
     .option(
       '--lanes <n>',
       'threads that capture; the default is one per CPU, at most 4',
@@ -51,10 +92,20 @@ export function addDump(program: Command): void {
     .action(dump);
 }
 
-async function dump(pid: number, { out, freezeTimeout, json, ...rest }: DumpFlags): Promise<void> {
+async function dump(pid: number, flags: DumpFlags): Promise<void> {
+  const { out, freezeTimeout, freezeBudget, timeLimit, converge, json, ...rest } = flags;
   using interrupt = new InterruptScope();
   const { signal } = interrupt;
-  const options = { ...rest, dir: out, freezeTimeoutMs: freezeTimeout, signal };
+  const options = {
+    ...rest,
+    dir: out,
+    freezeTimeoutMs: freezeTimeout,
+    noConverge: converge === true ? undefined : converge,
+    freezeBudgetMs: freezeBudget,
+    timeLimitMs: timeLimit === undefined ? undefined : Math.round(timeLimit),
+    signal,
+  };
   const result = await withProgress(dumpProcess(pid, options));
+  await result.held?.leaveStopped();
   await (json ? writeJson(result) : writeOut(renderDump(result, outputWidth())));
 }

@@ -1,7 +1,8 @@
 /** Shows on a terminal how far a dump is; anywhere else it is silent. */
-import type { DumpPhase, DumpProgress, DumpResult, DumpRun } from '@sluice/core';
+import type { DumpPhase, DumpProgress, DumpResult, DumpRun, RoundProgress } from '@sluice/core';
 import { writeErr } from './output.js';
-import { mib } from './units.js';
+import { count } from './text.js';
+import { mib, ms } from './units.js';
 
 const WORDS: Record<DumpPhase, string> = {
   attach: 'attaching to the process',
@@ -19,17 +20,47 @@ export async function withProgress(run: DumpRun): Promise<DumpResult> {
   return run;
 }
 
-/** A line for each step that lasts long enough to be seen; it can be that none is. */
+/** A line for each round, and for each other step that lasts long enough to be seen. */
 export async function* progressLines(run: AsyncIterable<DumpProgress>): AsyncGenerator<string> {
   let shown: DumpPhase | undefined;
+  let round = 0;
   for await (const progress of run) {
-    if (progress.phase === shown) continue;
-    shown = progress.phase;
+    if (progress.round !== null && progress.round.number !== round) {
+      round = progress.round.number;
+      shown = 'capture';
+      yield `${seconds(progress)}  ${roundText(progress.round)}`;
+    }
+    const { phase } = progress;
+    // Rounds tell about themselves.
+    if (phase === shown || (phase === 'capture' && round > 0)) continue;
+    shown = phase;
     yield lineOf(progress);
   }
 }
 
-function lineOf({ phase, bytesDrained, elapsedMs }: DumpProgress): string {
+function roundText({
+  number,
+  kind,
+  pages,
+  pagesPerSecond,
+  predictedFreezeMs,
+}: RoundProgress): string {
+  const what = kind === 'live' ? `round ${number}` : 'freeze';
+  const changed =
+    pagesPerSecond > 0 ? `, ${Math.round(pagesPerSecond)} pages/s are written to` : '';
+  const freeze =
+    predictedFreezeMs > 0 && number > 1
+      ? `; a freeze now: about ${ms(predictedFreezeMs * 1000)}`
+      : '';
+  return `${what}: ${count(pages, 'page')} to take${changed}${freeze}`;
+}
+
+function lineOf(progress: DumpProgress): string {
+  const { phase, bytesDrained } = progress;
   const written = bytesDrained > 0 ? `, ${mib(bytesDrained)} written` : '';
-  return `${(elapsedMs / 1000).toFixed(1).padStart(6)} s  ${WORDS[phase]}${written}`;
+  return `${seconds(progress)}  ${WORDS[phase]}${written}`;
+}
+
+function seconds({ elapsedMs }: DumpProgress): string {
+  return `${(elapsedMs / 1000).toFixed(1).padStart(6)} s`;
 }

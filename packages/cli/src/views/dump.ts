@@ -21,9 +21,11 @@ export function renderDump(result: DumpResult, width: number | undefined): strin
   return parts.join('');
 }
 
-function freeze({ frozen_time, freezing_time, memdump_time, memwrite_time }: DumpResult): Pair[] {
+function freeze(result: DumpResult): Pair[] {
+  const { frozen_time, freezing_time, memdump_time, memwrite_time, held } = result;
+  const until = held === null ? 'the last one resumed' : 'the image was whole; it is stopped now';
   return [
-    ['frozen', `${ms(frozen_time)}, from the first thread stopped to the last one resumed`],
+    ['frozen', `${ms(frozen_time)}, from the first thread stopped to ${until}`],
     ['  stopping', `${ms(freezing_time)} until all threads stood still`],
     ['  capturing', `${ms(memdump_time)} from then until the last page was taken`],
     ['  writing', `${ms(memwrite_time)} from then until the last page was written`],
@@ -43,7 +45,7 @@ function around(result: DumpResult): Pair[] {
 
 function amounts(result: DumpResult): Pair[] {
   const { bytes_written, pages_written, pages_scanned, shards, left_out } = result;
-  const { memwrite_time, total_time } = result;
+  const { rounds, total_time } = result;
   const rows: Pair[] = [
     [
       'stored',
@@ -53,15 +55,20 @@ function amounts(result: DumpResult): Pair[] {
   if (left_out.length > 0) {
     rows.push(['left out', `${count(left_out.length, 'range')}, which sluice inspect lists`]);
   }
-  const inFreeze = rate(bytes_written, memwrite_time);
+  const writing = rounds.reduce((time, round) => time + round.memwrite_time, 0);
+  const whileWriting = rate(bytes_written, writing);
   const inAll = rate(bytes_written, total_time);
-  if (inFreeze && inAll) rows.push(['throughput', `${inFreeze} while writing, ${inAll} in all`]);
+  if (whileWriting && inAll) {
+    rows.push(['throughput', `${whileWriting} while writing, ${inAll} in all`]);
+  }
   return rows;
 }
 
 function means(result: DumpResult): Pair[] {
-  const { capture, capture_reason, lanes, io, io_reason, checksum } = result;
+  const { tracker, tracker_reason, capture, capture_reason, lanes, io, io_reason, checksum } =
+    result;
   return [
+    ['tracker', `${tracker}${because(tracker_reason)}`],
     ['capture', `${capture} in ${count(lanes, 'lane')}${because(capture_reason)}`],
     ['output', `${io}${because(io_reason)}, checksum ${checksum}`],
   ];

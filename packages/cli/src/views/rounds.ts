@@ -7,6 +7,7 @@ const COLUMNS: readonly Column[] = [
   { head: 'Kind' },
   { head: 'Pages', align: 'right' },
   { head: 'MiB', align: 'right' },
+  { head: 'Scanning', align: 'right' },
   { head: 'Stopping', align: 'right' },
   { head: 'Frozen', align: 'right' },
   { head: 'Capturing', align: 'right' },
@@ -18,9 +19,10 @@ export type RoundFigures = Pick<RoundResult, 'pages_written' | 'bytes_written'> 
   kind: string;
 } & Partial<Pick<RoundResult, TimeName>>;
 
-type TimeName = 'freezing_time' | 'frozen_time' | 'memdump_time' | 'memwrite_time';
+type TimeName = 'scan_time' | 'freezing_time' | 'frozen_time' | 'memdump_time' | 'memwrite_time';
 
 const TIMES: readonly TimeName[] = [
+  'scan_time',
   'freezing_time',
   'frozen_time',
   'memdump_time',

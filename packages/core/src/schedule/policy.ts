@@ -16,6 +16,8 @@
 export interface PolicyOptions {
   /** `auto`: as many rounds as pay. A number: that many, none more. */
   rounds: 'auto' | number;
+  /** `auto` takes no more than this. */
+  mostAutoRounds: number;
   /** The freeze should not be longer; undefined: as short as pays. Milliseconds. */
   freezeBudgetMs: number | undefined;
   /** Rounds end about then, milliseconds after the start; undefined: no limit. */
@@ -57,9 +59,6 @@ export interface Decision {
   pagesPerSecond: number;
 }
 
-/** `auto` never takes more. */
-export const MOST_AUTO_ROUNDS = 30;
-
 // Measured on one machine; they need only be right in proportion.
 const FREEZE_BASE_MS = 0.5;
 const SCAN_MS_PER_PAGE = 0.4 / 262_144;
@@ -69,8 +68,8 @@ const ROUND_OVERHEAD_MS = 15;
 const FIRST_PAGES_PER_MS = 250;
 
 /** A round must make the freeze shorter by so much, or by that part of it. */
-const LEAST_GAIN_MS = 0.2;
-const LEAST_GAIN = 0.15;
+const LEAST_GAIN_MS = 0.1;
+const LEAST_GAIN = 0.07;
 /** So many rounds in a row that leave about as much as the one before: it does not converge. */
 const STILL_ROUNDS = 2;
 
@@ -95,17 +94,18 @@ export function decide(options: PolicyOptions, state: PolicyState): Decision {
     return decision(tooLong && noConverge === 'fail' ? 'fail' : 'freeze');
   };
 
-  const left = (options.rounds === 'auto' ? MOST_AUTO_ROUNDS : options.rounds) - rounds.length;
+  const left =
+    (options.rounds === 'auto' ? options.mostAutoRounds : options.rounds) - rounds.length;
   if (left <= 0) return end();
   const nextMs = roundMs(rounds, dirtyPages);
   if (options.timeLimitMs !== undefined && elapsedMs + nextMs > options.timeLimitMs) return end();
-  if (options.rounds !== 'auto') return decision(left === 1 && mayFreeze(options) ? 'last' : 'round');
+  if (options.rounds !== 'auto')
+    return decision(left === 1 && mayFreeze(options) ? 'last' : 'round');
   if (rounds.length === 0) return decision('round');
 
   const { freezeBudgetMs } = options;
   if (freezeBudgetMs !== undefined && freezeMs <= freezeBudgetMs) return decision('freeze');
-  const after = (pages: number) =>
-    Math.min(existingPages, pagesPerMs * roundMs(rounds, pages));
+  const after = (pages: number) => Math.min(existingPages, pagesPerMs * roundMs(rounds, pages));
   const dirtyThen = after(dirtyPages);
   const thenMs = predictFreezeMs(dirtyThen, existingPages);
   const laterMs = predictFreezeMs(after(dirtyThen), existingPages);

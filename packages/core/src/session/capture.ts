@@ -1,11 +1,10 @@
 /** The order of a dump as far as the target and the shards are concerned; the images come after. */
-import {
-  addon,
-  type LaneAttached,
-  type OpenedTarget,
-  type RoundCaptured,
-  type SealedShard,
-  type TrackerAttached,
+import type {
+  LaneAttached,
+  OpenedTarget,
+  RoundCaptured,
+  SealedShard,
+  TrackerAttached,
 } from '@sluice/native';
 import { type Crew, createCrew } from '@sluice/workers';
 import PQueue from 'p-queue';

@@ -20,6 +20,8 @@ export class ProgressMeter {
   #round: RoundProgress | null = null;
   #readCounters: (() => Counters) | undefined;
   #last = NO_COUNTERS;
+  /** What it was when each round began, until it is read: rounds may be shorter than a tick. */
+  #begun: DumpProgress[] = [];
 
   enter(phase: DumpPhase): void {
     this.#phase = phase;
@@ -31,6 +33,15 @@ export class ProgressMeter {
 
   enterRound(round: RoundProgress): void {
     this.#round = round;
+    const progress = this.read();
+    if (progress !== undefined) this.#begun.push(progress);
+  }
+
+  /** The states at the begin of the rounds since the last call. */
+  takeBegun(): DumpProgress[] {
+    const begun = this.#begun;
+    this.#begun = [];
+    return begun;
   }
 
   /** Counters are read from here until `disconnect`. */
@@ -70,8 +81,8 @@ export class ProgressMeter {
 }
 
 /**
- * A dump that is under way. Await it for the result. Iterate it for progress: about ten updates a second
- * at most, none while the target is frozen; the iteration ends with the dump, and throws what the
+ * A dump that is under way. Await it for the result. Iterate it for progress: one update for each round,
+ * and beside them about ten a second at most, none while the target is frozen; the iteration ends with the dump, and throws what the
  * dump throws. Leaving the iteration early does not end the dump; `signal` does.
  */
 export class DumpRun implements PromiseLike<DumpResult>, AsyncIterable<DumpProgress> {
@@ -112,10 +123,12 @@ export class DumpRun implements PromiseLike<DumpResult>, AsyncIterable<DumpProgr
       () => {},
     );
     while (this.#running) {
+      yield* this.#meter.takeBegun();
       const progress = this.#meter.read();
       if (progress !== undefined) yield progress;
       await tickOr(ended);
     }
+    yield* this.#meter.takeBegun();
     await this.#result;
     const last = this.#meter.read();
     if (last !== undefined) yield last;

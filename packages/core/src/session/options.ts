@@ -2,6 +2,7 @@
 import { availableParallelism } from 'node:os';
 import * as v from 'valibot';
 import { SluiceError } from '../errors.js';
+import { MAX_SHARDS } from '../image/index.js';
 
 /** A logger of pino's shape; any of the functions may be missing. */
 export interface Logger {
@@ -178,6 +179,13 @@ export function resolveDumpOptions(value: unknown): ResolvedDumpOptions {
     v.strictObject(dumpFields),
     value,
   );
+  const shards = (rest.rounds === 'auto' ? 1 : rest.rounds + 1) * rest.drains;
+  if (shards > MAX_SHARDS) {
+    throw new SluiceError(
+      'ERR_SLUICE_OPTION',
+      `${rest.rounds} rounds with ${rest.drains} drains make more than ${MAX_SHARDS} shards`,
+    );
+  }
   return { ...rest, freezeBudgetMs, timeLimitMs, signal, logger };
 }
 

@@ -3,7 +3,7 @@ import { addon, type RoundKind, type Survey, type TrackerName } from '@sluice/na
 import type { Crew } from '@sluice/workers';
 import type PQueue from 'p-queue';
 import { SluiceError } from '../errors.js';
-import { createRoundDir, type ImageDir } from '../image/index.js';
+import { createRoundDir, type ImageDir, MAX_SHARDS } from '../image/index.js';
 import { PAGE_BYTES } from '../image/layout.js';
 import { partition } from '../schedule/partition.js';
 import { type Decision, decide, type RoundMeasure } from '../schedule/policy.js';
@@ -22,6 +22,9 @@ const FATAL = new Set([
   'ERR_SLUICE_DIRECT_IO_UNAVAILABLE',
   'ERR_SLUICE_WORKER',
 ]);
+
+/** More never pay. */
+const MOST_AUTO_ROUNDS = 30;
 
 /** Room that is made for pages copied under freeze, beyond what is expected. */
 const COPY_MARGIN = 2;
@@ -159,13 +162,20 @@ export class RoundRunner {
 
   #decide(dirtyPages: number): Decision {
     const measured = this.#measured;
-    return decide(this.#options, {
-      rounds: measured,
-      dirtyPages,
-      sinceCollectedMs: measured.length === 0 ? 0 : performance.now() - this.#collectedMs,
-      existingPages: this.#existingPages,
-      elapsedMs: this.#meter.elapsedMs,
-    });
+    const mostAutoRounds = Math.min(
+      MOST_AUTO_ROUNDS,
+      Math.floor(MAX_SHARDS / this.#options.drains) - 1,
+    );
+    return decide(
+      { ...this.#options, mostAutoRounds },
+      {
+        rounds: measured,
+        dirtyPages,
+        sinceCollectedMs: measured.length === 0 ? 0 : performance.now() - this.#collectedMs,
+        existingPages: this.#existingPages,
+        elapsedMs: this.#meter.elapsedMs,
+      },
+    );
   }
 
   #notConverging({ freezeMs, pagesPerSecond }: Decision): SluiceError {
