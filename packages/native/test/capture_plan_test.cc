@@ -50,9 +50,10 @@ std::string items_at(const CapturePlan& plan, const void* address, uint64_t page
     if (!part.empty()) {
       text += std::to_string((part.start - start) / kPageBytes) + "+" +
               std::to_string(part.pages()) +
-              (!item.filter                       ? " all"
-               : *item.filter == PageFilter::kOwn ? " own"
-                                                  : " present") +
+              (!item.filter                             ? " all"
+               : *item.filter == PageFilter::kOwn       ? " own"
+               : *item.filter == PageFilter::kAnonymous ? " anonymous"
+                                                        : " present") +
               (item.forced ? " forced;" : ";");
     }
   }

@@ -107,7 +107,7 @@ class Dump {
   }
   std::vector<std::string> prepare() {
     std::vector<std::future<std::string>> jobs;
-    jobs.push_back(control_.run([this] { survey = session.control_prepare(RoundKind::kWhole); }));
+    jobs.push_back(control_.run([this] { session.control_prepare(RoundKind::kWhole, &survey); }));
     auto found = codes(jobs);
     if (!found.empty()) {
       return found;
@@ -126,29 +126,29 @@ class Dump {
       passed += item.pages;
     }
     cuts.resize(lanes_.size() - 1, kAddressSpaceEnd);
-    session.set_cuts(cuts);
+    session.set_cuts(0, cuts);
     jobs.clear();
     for (size_t i = 0; i < drains_.size(); ++i) {
       jobs.push_back(drains_[i].run(
-          [this, i, pages] { session.drain_open(i, dir_, pages * kPageBytes / drains_.size()); }));
+          [this, i, pages] { session.drain_open(i, 0, dir_, pages * kPageBytes / drains_.size()); }));
     }
     return codes(jobs);
   }
   void start_capture() {
     for (size_t i = 0; i < lanes_.size(); ++i) {
-      capturing_.push_back(lanes_[i].run([this, i] { session.lane_capture(i); }));
+      capturing_.push_back(lanes_[i].run([this, i] { session.lane_capture(i, 0, 0); }));
     }
     for (size_t i = 0; i < drains_.size(); ++i) {
-      capturing_.push_back(drains_[i].run([this, i] { session.drain_run(i); }));
+      capturing_.push_back(drains_[i].run([this, i] { session.drain_run(i, 0, 0); }));
     }
-    capturing_.push_back(control_.run([this] { session.control_capture(); }));
+    capturing_.push_back(control_.run([this] { session.control_capture(0, 0); }));
   }
   std::vector<std::string> wait_capture() { return codes(capturing_); }
   std::vector<std::string> seal() {
     std::vector<std::future<std::string>> jobs;
     sealed.resize(drains_.size());
     for (size_t i = 0; i < drains_.size(); ++i) {
-      jobs.push_back(drains_[i].run([this, i] { sealed[i] = session.drain_seal(0, i, 1 << 20); }));
+      jobs.push_back(drains_[i].run([this, i] { sealed[i] = session.drain_seal(i, 0, 1 << 20); }));
     }
     return codes(jobs);
   }
@@ -392,7 +392,7 @@ void check_whole_dump(CaptureMode mode, size_t lanes, size_t drains, uint64_t se
   CHECK_EQ(dump.prepare(), kNoErrors);
   dump.start_capture();
   CHECK_EQ(dump.wait_capture(), kNoErrors);
-  const RoundResult result = dump.session.finish_round();
+  const RoundResult result = dump.session.finish_round(0);
   CHECK_EQ(dump.seal(), kNoErrors);
   dump.detach();
   CHECK_EQ(dump.warnings, kNoErrors);
@@ -590,7 +590,7 @@ TEST(dump_session_target_killed_while_it_is_read) {
         pages += item.pages;
       }
       // The survey saw the helpers' scratches too.
-      const uint64_t stored = dump.session.finish_round().table.stored_pages;
+      const uint64_t stored = dump.session.finish_round(0).table.stored_pages;
       CHECK(stored <= pages);
       CHECK(stored + options.lanes * kScratchBytes / kPageBytes >= pages);
     }
@@ -616,7 +616,7 @@ TEST(dump_session_target_killed_before_it_is_scanned) {
     }
   }
   CHECK(!vdso.empty());
-  dump.session.set_cuts({vdso.start, vdso.end});
+  dump.session.set_cuts(0, {vdso.start, vdso.end});
   sys::set_faults({failing(SYS_ioctl, EINTR)});  // the other lanes scan again and again
   dump.start_capture();
   wait_until("the vDSO is drained", [&] { return dump.session.bytes_drained() == vdso.bytes(); });
@@ -645,11 +645,13 @@ TEST(dump_session_cuts) {
   SessionOptions options = options_for(child.pid(), dir, CaptureMode::kRead);
   options.lanes = 3;
   DumpSession session(options);
-  session.set_cuts({kPageBytes, 2 * kPageBytes});
-  session.set_cuts({kPageBytes, kPageBytes});
-  CHECK_THROWS("OPTION", session.set_cuts({kPageBytes}));
-  CHECK_THROWS("OPTION", session.set_cuts({2 * kPageBytes, kPageBytes}));
-  CHECK_THROWS("OPTION", session.set_cuts({1, kPageBytes}));
+  std::vector<SurveyItem> items;
+  const size_t round = session.control_prepare(RoundKind::kFinal, &items);
+  session.set_cuts(round, {kPageBytes, 2 * kPageBytes});
+  session.set_cuts(round, {kPageBytes, kPageBytes});
+  CHECK_THROWS("OPTION", session.set_cuts(round, {kPageBytes}));
+  CHECK_THROWS("OPTION", session.set_cuts(round, {2 * kPageBytes, kPageBytes}));
+  CHECK_THROWS("OPTION", session.set_cuts(round, {1, kPageBytes}));
 }
 
 }  // namespace sluice::test

@@ -225,7 +225,7 @@ TEST(exchange_cancel_anywhere_ends_all) {
       while (crowd.passes.load() < at) {
         std::this_thread::yield();
       }
-      crowd.exchange.cancel();
+      crowd.exchange.fail();
     });
     crowd.run();
     canceller.join();

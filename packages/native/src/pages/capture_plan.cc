@@ -32,7 +32,9 @@ class PlanMaker {
     switch (vma.kind) {
       case VmaKind::kAnonymous:
       case VmaKind::kPrivateFile:
-        add_item({mapping.start, mapping.end}, PageFilter::kOwn, mapping);
+        add_item({mapping.start, mapping.end},
+                 vma.kind == VmaKind::kAnonymous ? PageFilter::kAnonymous : PageFilter::kOwn,
+                 mapping);
         plan_->items.back().trackable = true;
         break;
       case VmaKind::kSharedFile:

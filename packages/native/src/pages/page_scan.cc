@@ -23,7 +23,7 @@ class IoctlScan : public PageScan {
   IoctlScan(pid_t pid, ScanCalls calls) : pid_(pid), calls_(std::move(calls)) {}
 
   void scan(PageRange range, PageFilter filter, const Found& found) override {
-    PageQuery query = calls_.own_pages();
+    PageQuery query = calls_.own_pages(filter == PageFilter::kOwn);
     if (filter == PageFilter::kPresent) {
       query.inverted = query.mask = 0;
       query = calls_.without_guards(query);

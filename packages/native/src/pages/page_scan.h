@@ -17,6 +17,9 @@ enum class PageFilter {
   // Pages of private mappings that only the process has: present or swapped, not the zero page,
   // not pages of the file.
   kOwn,
+  // The same in a mapping without a file, where no page can be the file's: then nobody need look
+  // behind the entries of the page table, which takes most of the time.
+  kAnonymous,
   // Everything that is mapped.
   kPresent,
 };

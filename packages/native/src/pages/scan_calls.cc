@@ -52,9 +52,9 @@ PageQuery ScanCalls::without_guards(PageQuery query) const {
   return query;
 }
 
-PageQuery ScanCalls::own_pages() const {
+PageQuery ScanCalls::own_pages(bool in_file) const {
   PageQuery query;
-  query.inverted = query.mask = abi::kPageIsFile | abi::kPageIsPfnZero;
+  query.inverted = query.mask = abi::kPageIsPfnZero | (in_file ? uint64_t{abi::kPageIsFile} : 0);
   query.anyof = abi::kPageIsPresent | abi::kPageIsSwapped;
   query.returned = abi::kPageIsPresent;
   return without_guards(query);

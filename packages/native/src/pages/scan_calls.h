@@ -41,7 +41,8 @@ class ScanCalls {
 
   // The pages that the process has for itself: present or swapped, not the zero page, not pages of
   // the file, not guard pages, which look swapped and cannot be read.
-  PageQuery own_pages() const;
+  // In a mapping without a file there are none of a file to be told from them.
+  PageQuery own_pages(bool in_file) const;
   // Adds to a query that guard pages are not wanted.
   PageQuery without_guards(PageQuery query) const;
 

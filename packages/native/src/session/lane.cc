@@ -176,10 +176,10 @@ void Lane::feed_share(const RoundWork& work, PageRange share, Exchange* exchange
       take_all(part, item, &chunker);
     } else if (item.trackable) {
       for (const PageRange& range : subtracted({part}, work.owed)) {
-        collect(range, Wanted::kWritten, item.forced, &chunker);
+        collect(range, Wanted::kWritten, item, &chunker);
       }
       for (const PageRange& range : intersected({part}, work.owed)) {
-        collect(range, Wanted::kAll, item.forced, &chunker);
+        collect(range, Wanted::kAll, item, &chunker);
       }
     }
   }
@@ -199,16 +199,16 @@ void Lane::take_all(PageRange range, const CaptureItem& item, Chunker* chunker) 
 
 // Dirty pages have an owner: at any moment of this, those that were collected and may not be
 // captured are in `round_`, and go to the next round if this one fails.
-void Lane::collect(PageRange range, Wanted wanted, bool forced, Chunker* chunker) {
+void Lane::collect(PageRange range, Wanted wanted, const CaptureItem& item, Chunker* chunker) {
   const size_t owed = round_->owed.size();
   round_->owed.push_back(range);
   const auto start = Clock::now();
   double feeding_us = 0;
-  const uint64_t end = tracker_scan_->collect(range, wanted, [&](PageRange run) {
+  const uint64_t end = tracker_scan_->collect(range, *item.filter, wanted, [&](PageRange run) {
     append_range(&round_->collected, run);
     round_->owed[owed].start = run.end;
     const auto found = Clock::now();
-    chunker->add(run, forced);
+    chunker->add(run, item.forced);
     feeding_us += microseconds_since(found);
   });
   round_->owed[owed].start = end;
@@ -223,7 +223,7 @@ void Lane::look(PageRange range, const CaptureItem& item, const PageRanges& owed
   for (const PageRange& part : subtracted({range}, owed)) {
     const auto start = Clock::now();
     const size_t before = round_->look.written.size();
-    const bool watched = tracker_scan_->look(part, &round_->look);
+    const bool watched = tracker_scan_->look(part, *item.filter, &round_->look);
     round_->scan_us += microseconds_since(start);
     if (!watched) {
       take_all(part, item, chunker);

@@ -110,7 +110,7 @@ class Lane {
   void make_slots();
   void feed_share(const RoundWork& work, PageRange share, Exchange* exchange);
   void take_all(PageRange range, const CaptureItem& item, Chunker* chunker);
-  void collect(PageRange range, Wanted wanted, bool forced, Chunker* chunker);
+  void collect(PageRange range, Wanted wanted, const CaptureItem& item, Chunker* chunker);
   void look(PageRange range, const CaptureItem& item, const PageRanges& owed, Chunker* chunker);
 
   LaneOptions options_;

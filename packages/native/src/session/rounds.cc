@@ -195,10 +195,10 @@ void DumpSession::add_to_survey(const Round& round, const CaptureItem& item, Pag
     }
   } else if (item.trackable) {
     for (const PageRange& part : subtracted({item.range}, round.work.owed)) {
-      written->count(part, add);
+      written->count(part, *item.filter, add);
     }
     for (const PageRange& part : intersected({item.range}, round.work.owed)) {
-      pages->scan(part, PageFilter::kOwn, add);
+      pages->scan(part, *item.filter, add);
     }
   }
   maker.close();

@@ -1,4 +1,3 @@
-#include "pages/page_scan.h"
 #include "track/tracker.h"
 
 namespace sluice {
@@ -8,18 +7,18 @@ class FullScan : public TrackerScan {
  public:
   explicit FullScan(pid_t pid) : pages_(PageScan::open(pid)) {}
 
-  uint64_t collect(PageRange range, Wanted, const Found& found) override {
-    count(range, found);
+  uint64_t collect(PageRange range, PageFilter own, Wanted, const Found& found) override {
+    count(range, own, found);
     return range.end;
   }
-  bool count(PageRange range, const Found& found) override {
-    pages_->scan(range, PageFilter::kOwn, [&](PageRange run) {
+  bool count(PageRange range, PageFilter own, const Found& found) override {
+    pages_->scan(range, own, [&](PageRange run) {
       found(run);
       return true;
     });
     return true;
   }
-  bool look(PageRange, Look*) override { return false; }
+  bool look(PageRange, PageFilter, Look*) override { return false; }
 
  private:
   std::unique_ptr<PageScan> pages_;

@@ -15,6 +15,7 @@
 #include "base/page_ranges.h"
 #include "base/scoped_fd.h"
 #include "kernel/proc_maps.h"
+#include "pages/page_scan.h"
 
 namespace sluice {
 
@@ -37,7 +38,8 @@ struct Look {
   PageRanges kept;
 };
 
-// The view of one thread. Ranges must lie within one mapping of what was watched.
+// The view of one thread. Ranges must lie within one mapping of what was watched; `own` tells of
+// which kind it is: kOwn or kAnonymous.
 class TrackerScan {
  public:
   using Found = std::function<void(PageRange)>;
@@ -49,15 +51,15 @@ class TrackerScan {
   // written again. Returns where it came to: beyond that the range is not watched (any more), and
   // what is there may have been reset without being found. Throws SYSTEM, TARGET_EXITED; then the
   // same holds from the end of the last page found.
-  virtual uint64_t collect(PageRange range, Wanted wanted, const Found& found) = 0;
+  virtual uint64_t collect(PageRange range, PageFilter own, Wanted wanted, const Found& found) = 0;
 
   // The pages that `collect` would find now, without collecting them. False if the range is not
   // watched. Throws the same.
-  virtual bool count(PageRange range, const Found& found) = 0;
+  virtual bool count(PageRange range, PageFilter own, const Found& found) = 0;
 
   // For a frozen target. False if the range is not watched: nothing is known about it then, and
   // all its own pages have to be taken. Throws the same.
-  virtual bool look(PageRange range, Look* look) = 0;
+  virtual bool look(PageRange range, PageFilter own, Look* look) = 0;
 };
 
 class Tracker {

@@ -24,8 +24,8 @@ class UffdScan : public TrackerScan {
 
   // Without "present or swapped", which is part of own pages, holes would count as written and get
   // markers in page tables made for them: gigabytes for a large sparse mapping.
-  uint64_t collect(PageRange range, Wanted wanted, const Found& found) override {
-    PageQuery query = calls_.own_pages();
+  uint64_t collect(PageRange range, PageFilter own, Wanted wanted, const Found& found) override {
+    PageQuery query = calls_.own_pages(own == PageFilter::kOwn);
     query.flags = abi::kScanWpMatching | abi::kScanCheckWpAsync;
     if (wanted == Wanted::kWritten) {
       query.mask |= abi::kPageIsWritten;
@@ -33,8 +33,8 @@ class UffdScan : public TrackerScan {
     return calls_.walk(range, query, kPagesPerLiveCall, telling(found));
   }
 
-  bool count(PageRange range, const Found& found) override {
-    PageQuery query = calls_.own_pages();
+  bool count(PageRange range, PageFilter own, const Found& found) override {
+    PageQuery query = calls_.own_pages(own == PageFilter::kOwn);
     query.flags = abi::kScanCheckWpAsync;
     query.mask |= abi::kPageIsWritten;
     return calls_.walk(range, query, kPagesPerLiveCall, telling(found)) == range.end;
@@ -42,7 +42,7 @@ class UffdScan : public TrackerScan {
 
   // "Written or absent" is by far the quickest question that is exact: it needs no look at what is
   // behind an entry. Only what it finds is looked at more closely.
-  bool look(PageRange range, Look* look) override {
+  bool look(PageRange range, PageFilter own, Look* look) override {
     PageQuery query;
     query.flags = abi::kScanCheckWpAsync;
     query.inverted = abi::kPageIsPresent;
@@ -57,7 +57,7 @@ class UffdScan : public TrackerScan {
       look->changed.resize(before);
       return false;
     }
-    query = calls_.own_pages();
+    query = calls_.own_pages(own == PageFilter::kOwn);
     query.returned = abi::kPageIsWritten;
     for (size_t i = before; i < look->changed.size(); ++i) {
       calls_.walk(look->changed[i], query, 0, [&](PageRange run, uint64_t categories) {
