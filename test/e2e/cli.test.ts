@@ -4,7 +4,7 @@ import { open, readdir, stat } from 'node:fs/promises';
 import { describe, expect, it } from 'vitest';
 import { leakCheck } from '../harness/leaks.js';
 import { patternBytes } from '../harness/pattern.js';
-import { orGone, readStatus, threadsOf } from '../harness/procfs.js';
+import { childrenOf, orGone, readStatus, threadsOf } from '../harness/procfs.js';
 import { type Ready, startTarget } from '../harness/target.js';
 import { TempDir } from '../harness/temp.js';
 import { waitFor } from '../harness/wait.js';
@@ -116,7 +116,9 @@ describe('sluice dump', () => {
   ] as const)('ends at %s, with the target as it was', async (name, status) => {
     await using dir = new TempDir();
     // A target that cannot be stopped: its dump waits, and so it is under way for sure.
+    // It has helpers as children all that time, but is traced only while they are made.
     await using target = await startTarget('churn', ['vfork-wait']);
+    const before = childrenOf(target.pid);
     const out = dir.join('image');
     const forLong = ['--freeze-timeout', '5000'];
     const child = startSluice(['dump', String(target.pid), '--out', out, '--json', ...forLong]);
@@ -125,7 +127,7 @@ describe('sluice dump', () => {
       threadsOf(target.pid).flatMap(
         (tid) => orGone(() => readStatus(target.pid, tid))?.get('TracerPid') ?? [],
       );
-    await waitFor('the target is traced', () => tracers().some((pid) => pid !== '0'));
+    await waitFor('it has helpers', () => childrenOf(target.pid).length > before.length);
     child.kill(name);
     const outcome = await ended;
     expect(outcome.stderr).toBe(
@@ -134,6 +136,7 @@ describe('sluice dump', () => {
     expect(outcome.stdout.toString()).toBe('');
     expect({ status: outcome.status, signal: outcome.signal }).toEqual({ status, signal: null });
     expect(await readdir(dir.path)).toEqual([]);
+    expect(childrenOf(target.pid)).toEqual(before);
     expect(tracers().every((pid) => pid === '0')).toBe(true);
     await target.check();
   });
