@@ -41,16 +41,20 @@ describe('a dump that is aborted', () => {
       {
         await using _ = await dumpOf(target.pid, { capture });
       }
-      const took = performance.now() - start;
+      let took = performance.now() - start;
       let aborted = 0;
       for (let turn = 0; turn < TURNS; turn++) {
         await using dir = new TempDir();
         const controller = new AbortController();
+        const begun = performance.now();
         const dump = within(
           'an aborted dump',
           dumpProcess(target.pid, { dir: dir.join('image'), capture, signal: controller.signal }),
         ).then(
-          () => undefined,
+          // The first dump may have been slower than the others are.
+          () => {
+            took = Math.min(took, performance.now() - begun);
+          },
           (error: unknown) => error,
         );
         await sleep((took * turn) / TURNS);

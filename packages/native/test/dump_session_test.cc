@@ -19,6 +19,7 @@
 #include <thread>
 
 #include "child.h"
+#include "kernel/probes.h"
 #include "kernel/syscalls.h"
 #include "target/target_memory.h"
 #include "tools.h"
@@ -589,9 +590,8 @@ TEST(dump_session_target_killed_while_it_is_read) {
       for (const SurveyItem& item : dump.survey) {
         pages += item.pages;
       }
-      // The survey saw the helpers' scratches too.
+      // The survey saw the helpers' scratches too. The kernel may have added pages since then.
       const uint64_t stored = dump.session.finish_round(0).table.stored_pages;
-      CHECK(stored <= pages);
       CHECK(stored + options.lanes * kScratchBytes / kPageBytes >= pages);
     }
     dump.detach();
@@ -602,6 +602,9 @@ TEST(dump_session_target_killed_while_it_is_read) {
 // An address space that is gone looks like one without pages. Here the lane that would notice,
 // since it reads without a scan, has done its part before.
 TEST(dump_session_target_killed_before_it_is_scanned) {
+  if (!probe_pagemap_scan().ok) {
+    SKIP("no PAGEMAP_SCAN, which is what the other lanes are held in");
+  }
   Counting target;
   const TempDir dir("/tmp");
   SessionOptions options = options_for(target.pid(), dir, CaptureMode::kRead);

@@ -186,6 +186,63 @@ TEST(freeze_target_killed_meanwhile) {
   }
 }
 
+// The process ends while its threads are being seized, stopped or let go.
+TEST(freeze_while_the_target_exits) {
+  for (int i = 0; i < 100; ++i) {
+    Shared<std::atomic<int>> frozen_times;
+    Child child([] { start_threads(4, [](int) { std::this_thread::yield(); }); },
+                [&] {
+                  start_threads(3, [](int) { ::pause(); });
+                  while (*frozen_times == 0) {
+                  }
+                  return 5;
+                });
+    auto task = std::make_unique<TracerTask>();
+    const auto freeze_again_and_again = [&] {
+      for (;;) {
+        frozen(child.pid(), *task, [&](Freeze&) { ++*frozen_times; });
+      }
+    };
+    CHECK_THROWS("TARGET_EXITED", freeze_again_and_again());
+    // What it traces is hidden from the parent, also a zombie.
+    task.reset();
+    CHECK_EQ(child.finish(), 5);
+  }
+}
+
+// execve(2) by another thread than the main one: all others vanish, and it takes the main id.
+TEST(freeze_while_the_target_calls_execve) {
+  for (int i = 0; i < 100; ++i) {
+    Shared<std::atomic<int>> go;
+    Child child([&] {
+      start_threads(4, [&go](int n) {
+        while (*go == 0) {
+          std::this_thread::yield();
+        }
+        if (n == 2) {
+          char name[] = "true";
+          char* const arguments[] = {name, nullptr};
+          ::execve("/bin/true", arguments, arguments + 1);
+        }
+        ::pause();
+      });
+    });
+    auto task = std::make_unique<TracerTask>();
+    int times = 0;
+    const auto freeze_again_and_again = [&] {
+      for (;; ++times) {
+        frozen(child.pid(), *task, [](Freeze&) {});
+        if (times == 1) {
+          *go = 1;
+        }
+      }
+    };
+    CHECK_THROWS("TARGET_EXITED", freeze_again_and_again());
+    task.reset();
+    CHECK_EQ(child.finish(), 0);
+  }
+}
+
 // The main thread ends alone: it stays as a zombie that can neither be stopped nor waited for.
 TEST(freeze_while_the_main_thread_exits) {
   for (int i = 0; i < 100; ++i) {

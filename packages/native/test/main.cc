@@ -1,5 +1,6 @@
 // Runs the tests; see check.h. The last line printed is `N passed, N failed, N skipped`.
 #include <dirent.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 #include <cerrno>
@@ -57,7 +58,7 @@ Outcome run_body(const Test& test) {
     test.body();
     return Outcome::kPassed;
   } catch (const Skip& skip) {
-    std::printf("SKIP %s: %s\n", test.name, skip.reason.c_str());
+    std::printf("skipped %s: %s\n", test.name, skip.reason.c_str());
     return Outcome::kSkipped;
   } catch (const Failure& failure) {
     print_failure(test, failure.file, failure.line, failure.what);
@@ -87,6 +88,9 @@ Outcome run(const Test& test) {
 }
 
 int run_all(const char* filter) {
+  // Children that are killed on purpose leave no core files.
+  const rlimit none{0, 0};
+  ::setrlimit(RLIMIT_CORE, &none);
   int count[3] = {0, 0, 0};
   for (const Test& test : all_tests()) {
     if (std::strstr(test.name, filter) != nullptr) {

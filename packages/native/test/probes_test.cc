@@ -120,7 +120,6 @@ TEST(probes_refusals_name_call_and_errno) {
       {SYS_userfaultfd, probe_uffd_wp_async, "userfaultfd"},
       {SYS_ioctl, probe_uffd_wp_async, "ioctl"},
       {SYS_kcmp, probe_kcmp, "kcmp"},
-      {SYS_pwrite64, [] { return Probe(probe_direct_io(".")); }, "pwrite64"},
       {SYS_openat, [] { return Probe(probe_direct_io(".")); }, "openat"},
   };
   for (const Case& c : cases) {
@@ -155,6 +154,9 @@ TEST(probes_direct_io) {
   }
   CHECK(probe.memory_align > 0 && probe.memory_align <= 4096);
   CHECK(probe.offset_align > 0 && probe.offset_align <= 4096);
+  sys::set_faults({{.number = SYS_pwrite64, .errnum = EPERM}});
+  const std::string detail = probe_direct_io(dir.path()).detail;
+  CHECK_EQ(detail.substr(0, detail.find(';')), "pwrite64: Operation not permitted");
 }
 
 TEST(probes_direct_io_without_tmpfile) {

@@ -21,6 +21,10 @@ using Registers = user_regs_struct;
 long raw_syscall(long number, long a = 0, long b = 0, long c = 0, long d = 0, long e = 0,
                  long f = 0);
 
+// For a signal handler, of its third argument: if the interrupted code is about to make this system
+// call, perhaps for another time, the call is not made and fails with `err`.
+void refuse_call_being_made(void* context, long number, long first_argument, int err);
+
 // Instructions that every injection needs, found in executable memory of the target.
 struct Gadgets {
   RemotePtr syscall_return;  // makes a system call, then returns to the address on the stack

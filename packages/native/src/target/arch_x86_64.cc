@@ -6,6 +6,7 @@
 #include <cpuid.h>
 #include <elf.h>
 #include <sys/syscall.h>
+#include <ucontext.h>
 
 #include "target/arch.h"
 
@@ -120,6 +121,17 @@ long raw_syscall(long number, long a, long b, long c, long d, long e, long f) {
                    : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
                    : "rcx", "r11", "memory");
   return result;
+}
+
+void refuse_call_being_made(void* context, long number, long first_argument, int err) {
+  constexpr uint8_t kSyscall[] = {0x0f, 0x05};
+  greg_t* const registers = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
+  if (std::memcmp(reinterpret_cast<const void*>(registers[REG_RIP]), kSyscall, sizeof kSyscall) ==
+          0 &&
+      registers[REG_RAX] == number && registers[REG_RDI] == first_argument) {
+    registers[REG_RIP] += sizeof kSyscall;
+    registers[REG_RAX] = -err;
+  }
 }
 
 void search_gadgets(std::span<const uint8_t> code, RemotePtr base, Gadgets* gadgets) {

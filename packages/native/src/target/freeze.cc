@@ -63,11 +63,13 @@ void wait_until_stoppable(pid_t pid, const Patience& patience) {
 // all known ones have stopped has found them all.
 Freeze::Freeze(pid_t pid, pid_t tracer, const Patience& patience)
     : pid_(pid), tracer_(tracer), start_(Clock::now()) {
-  while (seize_new() > 0 || some_are_missing()) {
+  while (seize_new() > 0 || executes_ || some_are_missing()) {
     wait_all(patience);
+    patience.check();
     if (Clock::now() >= patience.deadline) {
       throw Error("FREEZE_TIMEOUT", pid_, "", 0,
-                  "it makes threads faster than they can be stopped");
+                  executes_ ? "it was in the middle of an execve all the time"
+                            : "it makes threads faster than they can be stopped");
     }
   }
   if (threads_.empty()) {
@@ -86,6 +88,7 @@ bool Freeze::some_are_missing() const {
 // Interrupts each thread as it is found, so that all of them come to a stop side by side.
 size_t Freeze::seize_new() {
   size_t found = 0;
+  executes_ = false;
   for (const pid_t tid : list_threads(pid_).value_or(std::vector<pid_t>{})) {
     if (threads_.contains(tid)) {
       continue;
@@ -93,6 +96,10 @@ size_t Freeze::seize_new() {
     Tracee tracee(tid);
     try {
       if (!tracee.seize(0)) {
+        executes_ = tracee.busy();
+        if (executes_) {
+          break;
+        }
         continue;
       }
     } catch (const Error& error) {
@@ -113,8 +120,8 @@ size_t Freeze::seize_new() {
 
 // A main thread that ended before the others: wait(2) does not tell of it until they have ended
 // too.
-bool Freeze::is_zombie(pid_t tid) const {
-  const auto status = read_thread_status(pid_, tid);
+bool Freeze::leader_is_zombie() const {
+  const auto status = read_thread_status(pid_, pid_);
   return !status || status->is_zombie();
 }
 
@@ -129,9 +136,10 @@ void Freeze::wait_all(const Patience& patience) {
       const bool stood = tracee.stopped();
       // Once it takes long, also those that stood: what a thread that calls execve kills must be
       // reaped, or it waits for us and we for it.
-      const Stop stop = stood && !pacer.slow() ? Stop::kTimeout : tracee.poll();
-      if (stop == Stop::kGone ||
-          (stop == Stop::kTimeout && !stood && pacer.slow() && is_zombie(it->first))) {
+      const bool look = !stood || executes_ || pacer.slow();
+      const Stop stop = look ? tracee.poll() : Stop::kTimeout;
+      if (stop == Stop::kGone || (stop == Stop::kTimeout && !stood && pacer.slow() &&
+                                  it->first == pid_ && leader_is_zombie())) {
         it = threads_.erase(it);
         continue;
       }
@@ -203,7 +211,11 @@ void Freeze::reap_killed() {
   for (;;) {
     bool all_gone = true;
     for (auto& [tid, frozen] : threads_) {
-      all_gone = (!frozen.tracee.attached() || frozen.tracee.poll() == Stop::kGone) && all_gone;
+      const Stop stop = frozen.tracee.attached() ? frozen.tracee.poll() : Stop::kGone;
+      if (stop != Stop::kGone && stop != Stop::kTimeout) {
+        frozen.tracee.detach();  // another thread, which took its id by execve
+      }
+      all_gone = !frozen.tracee.attached() && all_gone;
     }
     if (all_gone || Clock::now() >= deadline) {
       return;

@@ -62,7 +62,7 @@ class Freeze {
   size_t seize_new();
   bool some_are_missing() const;
   void wait_all(const Patience& patience);
-  bool is_zombie(pid_t tid) const;
+  bool leader_is_zombie() const;
   void note_stopped(Frozen* frozen);
   void reap_killed();
 
@@ -73,6 +73,8 @@ class Freeze {
   double freezing_us_ = 0;
   double frozen_us_ = 0;
   bool thawed_ = false;
+  // It calls execve(2), which must be over before the other threads can be seized.
+  bool executes_ = false;
 };
 
 }  // namespace sluice

@@ -4,6 +4,7 @@
 #include <linux/ptrace.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/time.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -21,6 +22,8 @@ constexpr int kEagerLooks = 2000;
 constexpr timespec kPause{0, 100'000};
 
 constexpr int kSeizeTries = 3;
+// A seize takes microseconds, unless an execve keeps it waiting.
+constexpr suseconds_t kSeizeLimitUs = 2000;
 
 // For a task that was killed to be a zombie. Long if it shares its end with others (a core dump).
 constexpr std::chrono::milliseconds kDyingLimit{100};
@@ -35,6 +38,41 @@ constexpr size_t kMostXstateBytes = 16384;
                 "process " + std::to_string(status->tracer_pid) + " traces it already");
   }
   throw Error("PERMISSION", tid, "ptrace", err, "the kernel refuses to let it be traced");
+}
+
+// The kernel lets a seize wait without limit for an execve, which in turn may wait for us to reap
+// what it killed. Only a signal ends that, and after its handler the kernel would make the call
+// again. The tracer task has timer and handler for itself.
+class SeizeLimit {
+ public:
+  SeizeLimit() {
+    struct sigaction action{};
+    action.sa_sigaction = [](int, siginfo_t*, void* context) {
+      arch::refuse_call_being_made(context, SYS_ptrace, PTRACE_SEIZE, EINTR);
+    };
+    action.sa_flags = SA_SIGINFO | SA_RESTART;
+    sigaction(SIGALRM, &action, nullptr);
+    sigset_t alarm;
+    sigemptyset(&alarm);
+    sigaddset(&alarm, SIGALRM);
+    pthread_sigmask(SIG_UNBLOCK, &alarm, nullptr);
+    set(kSeizeLimitUs);
+  }
+  ~SeizeLimit() { set(0); }
+  SeizeLimit(const SeizeLimit&) = delete;
+  SeizeLimit& operator=(const SeizeLimit&) = delete;
+
+ private:
+  // Again and again: the first may come before the call is made.
+  static void set(suseconds_t us) {
+    const itimerval every{{0, us}, {0, us}};
+    setitimer(ITIMER_REAL, &every, nullptr);
+  }
+};
+
+long seize_within_limit(pid_t tid, long options) {
+  const SeizeLimit limit;
+  return sys::call(SYS_ptrace, PTRACE_SEIZE, tid, 0, options);
 }
 
 }  // namespace
@@ -68,12 +106,13 @@ bool Tracee::request(long request, long address, long data) {
 
 bool Tracee::seize(long options) {
   for (int tries = 0;; ++tries) {
-    const long result = sys::call(SYS_ptrace, PTRACE_SEIZE, tid_, 0, options);
+    const long result = seize_within_limit(tid_, options);
+    busy_ = result == -EINTR;
     if (result >= 0) {
       attached_ = true;
       return true;
     }
-    if (result == -ESRCH) {
+    if (result == -ESRCH || busy_) {
       return false;
     }
     const auto status = read_status(tid_);

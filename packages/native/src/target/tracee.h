@@ -60,8 +60,12 @@ class Tracee {
   // Takes away the signal that the task was about to receive.
   int take_signal() { return std::exchange(signal_, 0); }
 
-  // PTRACE_SEIZE: attaches without stopping. False: gone. Throws PERMISSION, ALREADY_TRACED.
+  // PTRACE_SEIZE: attaches without stopping. False: gone, or busy(). Throws PERMISSION,
+  // ALREADY_TRACED.
   bool seize(long options);
+  // Its process calls execve(2) and cannot be seized until that is done. It may never be unless the
+  // threads of it that this tracer has are reaped.
+  bool busy() const { return busy_; }
   // Takes over a child that the kernel attached to this tracer (PTRACE_O_TRACECLONE).
   void adopt();
   // Asks the task to stop; wait() tells when it has. False: gone.
@@ -101,6 +105,7 @@ class Tracee {
   pid_t tid_;
   bool attached_ = false;
   bool stopped_ = false;
+  bool busy_ = false;
   // To be handed on when the task is resumed or let go.
   int signal_ = 0;
 };
