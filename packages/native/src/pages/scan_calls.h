@@ -39,6 +39,9 @@ class ScanCalls {
   // Whether the kernel has the call, and knows these categories.
   bool knows(uint64_t categories) const;
 
+  // The category of guard pages, 0 where the kernel does not know it.
+  uint64_t guard() const { return guard_; }
+
   // The pages that the process has for itself: present or swapped, not the zero page, not pages of
   // the file, not guard pages, which look swapped and cannot be read.
   // In a mapping without a file there are none of a file to be told from them.

@@ -160,6 +160,10 @@ class DumpSession {
     std::vector<LaneRound> lanes;
     // A live round that began and did not come to its end: its pages are owed.
     bool owes = false;
+    // After a live round: what all rounds up to it hold, and what they owe.
+    PageRanges chain;
+    PageRanges owed;
+    Clock::time_point opened;
     RoundResult result;
   };
 
@@ -169,7 +173,8 @@ class DumpSession {
   void add_to_survey(const Round& round, const CaptureItem& item, PageScan* pages,
                      TrackerScan* written, std::vector<SurveyItem>* items) const;
   void capture_live(Round* round);
-  void capture_frozen(Round* round, After after);
+  void settle_live(Round* round);
+  void capture_frozen(Round* round, const PageRanges& owed, After after);
   void require_same_program() const;
   PageRanges pages_in_parent(const Round& round) const;
   bool has_ended() const;

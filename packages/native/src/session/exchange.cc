@@ -67,9 +67,10 @@ void Exchange::add_empty_slot(Slot* slot) {
   ++slots_[slot->lane];
 }
 
-void Exchange::wait_ready() {
+void Exchange::wait_ready(bool drains_too) {
   std::unique_lock<std::mutex> lock(mutex_);
-  wait(&lock, &progress_, [&] { return lanes_ready_ == lanes_ && drains_ready_ == drains_; });
+  wait(&lock, &progress_,
+       [&] { return lanes_ready_ == lanes_ && (drains_ready_ == drains_ || !drains_too); });
 }
 
 void Exchange::lane_wait_gate() {

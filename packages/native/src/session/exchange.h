@@ -29,8 +29,8 @@ class Exchange {
 
   // ---- before the gate
   void add_empty_slot(Slot* slot);
-  // Waits until all others stand at the gate. Throws CANCELLED.
-  void wait_ready();
+  // Waits until all others stand at the gate, or just the lanes. Throws CANCELLED.
+  void wait_ready(bool drains_too = true);
   void lane_wait_gate();
   void drain_wait_gate();
 

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "kernel/syscalls.h"
+#include "kernel/urgent.h"
 #include "target/code_search.h"
 #include "target/thread_remote.h"
 
@@ -121,15 +122,21 @@ ScopedFd Lane::make_userfaultfd() {
   return tracer_->run([&] { return helper_->make_userfaultfd(); });
 }
 
-void Lane::capture(const RoundWork& work, const PageRange& share, Exchange* exchange,
+void Lane::capture(const RoundWork& work, const PageRange& share, Slots slots, Exchange* exchange,
                    LaneRound* round) {
   round_ = round;
   try {
     const bool copies = work.copy || !uses_vmsplice();
-    const bool frozen = work.kind != RoundKind::kLive;
-    const size_t count = copies && !(frozen && work.copy) ? options_.read_slots : slots_.size();
+    size_t first = 0;
+    size_t end = slots_.size();
+    if (slots_.size() > 1 && slots != Slots::kAll) {
+      (slots == Slots::kFirstHalf ? end : first) = slots_.size() / 2;
+    }
+    if (copies && !work.copy) {
+      end = std::min(end, first + options_.read_slots);
+    }
     uint64_t to_touch = work.copy ? work.copy_bytes : 0;
-    for (size_t i = 0; i < std::min(count, slots_.size()); ++i) {
+    for (size_t i = first; i < end; ++i) {
       Slot* slot = slots_[i].get();
       slot->discard();
       slot->copied = copies;
@@ -138,12 +145,16 @@ void Lane::capture(const RoundWork& work, const PageRange& share, Exchange* exch
       exchange->add_empty_slot(slot);
     }
     tracer_->run([&] {
+      // Copying needs nobody else, and the target waits for it.
+      const Urgent urgent(work.copy);
       exchange->lane_wait_gate();
       feed_share(work, share, exchange);
     });
     exchange->lane_done();
-    // The next round may begin at once, and uses the same slots.
-    exchange->wait_empty(options_.index);
+    if (slots != Slots::kFirstHalf || slots_.size() == 1) {
+      // The next round may begin at once, and uses the same slots.
+      exchange->wait_empty(options_.index);
+    }
   } catch (...) {
     exchange->fail();
     throw;

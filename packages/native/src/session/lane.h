@@ -94,8 +94,11 @@ class Lane {
   void set_tracker(std::unique_ptr<TrackerScan> scan) { tracker_scan_ = std::move(scan); }
   // Waits at the gate, then feeds the lane's share of the work that control has made by then.
   // What became of it is noted in `round` all the time, in any order. Throws CANCELLED,
-  // TARGET_EXITED, SYSTEM.
-  void capture(const RoundWork& work, const PageRange& share, Exchange* exchange, LaneRound* round);
+  // TARGET_EXITED, SYSTEM. With kFirstHalf it comes back as soon as all is fed, and the next
+  // capture, with kSecondHalf, need not wait for the drains.
+  enum class Slots { kAll, kFirstHalf, kSecondHalf };
+  void capture(const RoundWork& work, const PageRange& share, Slots slots, Exchange* exchange,
+               LaneRound* round);
   // Ends the helper; what remains of it is for control to remove.
   void detach();
 

@@ -2,12 +2,14 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
 #include "kernel/probes.h"
 #include "kernel/proc_task.h"
 #include "kernel/syscalls.h"
+#include "kernel/urgent.h"
 #include "session/dump_session.h"
 
 namespace sluice {
@@ -205,60 +207,73 @@ void DumpSession::add_to_survey(const Round& round, const CaptureItem& item, Pag
 }
 
 void DumpSession::control_capture(size_t first, size_t last, After after) {
-  for (size_t number = first; number <= last; ++number) {
-    Round* const round = round_at(number);
-    try {
-      tracer_->run([&] {
-        round->exchange.wait_ready();
+  try {
+    tracer_->run([&] {
+      Round* live = nullptr;
+      for (size_t number = first; number <= last; ++number) {
+        Round* const round = round_at(number);
         if (round->work.kind == RoundKind::kLive) {
+          round->exchange.wait_ready();
           capture_live(round);
+          live = round;
         } else {
-          capture_frozen(round, after);
+          // The drains may still be busy with the round before: the freeze need not wait for that.
+          round->exchange.wait_ready(live == nullptr);
+          capture_frozen(round, live != nullptr ? live->owed : owed_, after);
         }
-      });
-    } catch (...) {
-      for (; number <= last; ++number) {
-        round_at(number)->exchange.fail();
       }
-      if (frozen_.exchange(false)) {
-        // What could not be stopped cannot be detached; the end of the tracer task lets it go.
-        tracer_.reset();
+      if (live != nullptr) {
+        settle_live(live);
       }
-      throw;
+    });
+  } catch (...) {
+    for (size_t number = first; number <= last; ++number) {
+      round_at(number)->exchange.fail();
     }
+    if (frozen_.exchange(false)) {
+      // What could not be stopped cannot be detached; the end of the tracer task lets it go.
+      tracer_.reset();
+    }
+    throw;
   }
 }
 
 void DumpSession::capture_live(Round* round) {
-  const auto opened = Clock::now();
   round->owes = true;
+  round->opened = Clock::now();
   round->exchange.open_gate();
   round->exchange.wait_lanes(false);
-  round->result.memdump_us = microseconds_since(opened);
-  round->exchange.wait_drains(false);
-  round->result.memwrite_us = microseconds_since(opened);
+  round->result.memdump_us = microseconds_since(round->opened);
   PageRanges collected;
-  PageRanges owed;
   for (const LaneRound& lane : round->lanes) {
     append_all(&collected, lane.collected);
-    append_all(&owed, lane.owed);
-    append_all(&owed, lane.left_out);
+    append_all(&round->owed, lane.owed);
+    append_all(&round->owed, lane.left_out);
   }
-  owed_ = normalised(std::move(owed));
-  chain_ = united(chain_, subtracted(normalised(std::move(collected)), owed_));
+  round->owed = normalised(std::move(round->owed));
+  round->chain = united(chain_, subtracted(normalised(std::move(collected)), round->owed));
+}
+
+void DumpSession::settle_live(Round* round) {
+  round->exchange.wait_drains(false);
+  round->result.memwrite_us = microseconds_since(round->opened);
+  chain_ = std::move(round->chain);
+  owed_ = std::move(round->owed);
   round->owes = false;
 }
 
-void DumpSession::capture_frozen(Round* round, After after) {
+void DumpSession::capture_frozen(Round* round, const PageRanges& owed, After after) {
   Exchange* const exchange = &round->exchange;
   RoundWork* const work = &round->work;
   RoundResult* const result = &round->result;
   const auto limit = std::chrono::milliseconds(options_.freeze_timeout_ms);
   const auto patience = [&] { return Patience{Clock::now() + limit, [&] { exchange->check(); }}; };
-  work->owed = owed_;
+  work->owed = owed;
   wait_until_stoppable(options_.pid, patience());
   frozen_.store(true, std::memory_order_relaxed);
   auto freeze = std::make_unique<Freeze>(options_.pid, tracer_->pid(), patience());
+  const bool goes_on = after == After::kResume;
+  std::optional<Urgent> urgent(std::in_place, goes_on && work->copy);
   require_same_program();
   work->plan = make_plan(options_.pid, &files_, scratches());
   const auto opened = Clock::now();
@@ -270,10 +285,10 @@ void DumpSession::capture_frozen(Round* round, After after) {
     freeze->thaw();
     frozen_.store(false, std::memory_order_relaxed);
   };
-  const bool goes_on = after == After::kResume;
   if (goes_on && work->copy) {
     thaw();
   }
+  urgent.reset();
   exchange->wait_drains(frozen_);
   result->memwrite_us = microseconds_since(opened);
   if (goes_on && !work->copy) {
@@ -304,7 +319,10 @@ double DumpSession::control_release(Release how) {
 void DumpSession::lane_capture(size_t lane, size_t first, size_t last) {
   for (size_t number = first; number <= last; ++number) {
     Round* const round = round_at(number);
-    lanes_.at(lane)->capture(round->work, round->shares.at(lane), &round->exchange,
+    const Lane::Slots slots = first == last    ? Lane::Slots::kAll
+                              : number == last ? Lane::Slots::kSecondHalf
+                                               : Lane::Slots::kFirstHalf;
+    lanes_.at(lane)->capture(round->work, round->shares.at(lane), slots, &round->exchange,
                              &round->lanes.at(lane));
   }
 }

@@ -41,21 +41,31 @@ class UffdScan : public TrackerScan {
   }
 
   // "Written or absent" is by far the quickest question that is exact: it needs no look at what is
-  // behind an entry. Only what it finds is looked at more closely.
+  // behind an entry. Only where a file is mapped, what it finds is looked at more closely.
   bool look(PageRange range, PageFilter own, Look* look) override {
     PageQuery query;
     query.flags = abi::kScanCheckWpAsync;
     query.inverted = abi::kPageIsPresent;
     query.anyof = abi::kPageIsWritten | abi::kPageIsPresent;
-    query.returned = abi::kPageIsWritten;
+    query.returned = calls_.guard() | abi::kPageIsWritten | abi::kPageIsPresent |
+                     abi::kPageIsSwapped | abi::kPageIsPfnZero;
     const size_t before = look->changed.size();
-    const uint64_t end = calls_.walk(range, query, 0, [&](PageRange run, uint64_t) {
+    const uint64_t end = calls_.walk(range, query, 0, [&](PageRange run, uint64_t is) {
       look->changed.push_back(run);
+      const bool exists = (is & (abi::kPageIsPresent | abi::kPageIsSwapped)) != 0 &&
+                          (is & (calls_.guard() | abi::kPageIsPfnZero)) == 0;
+      if (exists && own == PageFilter::kAnonymous) {
+        ((is & abi::kPageIsWritten) != 0 ? look->written : look->kept).push_back(run);
+      }
       return true;
     });
     if (end != range.end) {
+      // A range within one mapping is refused at once, so that nothing else was noted.
       look->changed.resize(before);
       return false;
+    }
+    if (own == PageFilter::kAnonymous) {
+      return true;
     }
     query = calls_.own_pages(own == PageFilter::kOwn);
     query.returned = abi::kPageIsWritten;
