@@ -145,21 +145,21 @@ TEST(capture_plan_of_a_child) {
   MappedFiles files(child.pid());
   const CapturePlan plan = make_plan(child.pid(), &files, {});
   const std::tuple<int, VmaKind, uint64_t, const char*> expected[] = {
-      {1, kAnonymous, 4, "0+4 own forced;"},
+      {1, kAnonymous, 4, "0+4 anonymous forced;"},
       {2, kPrivateFile, 4, "0+4 own;"},
       {3, kSharedFile, 4, "0+4 present;"},
       {4, kSharedFile, 4, ""},
       {5, kDeletedFile, 4, "0+3 all;3+1 own;"},
       {6, kSharedMemory, 8, "2+2 all;"},
       {7, kSharedMemory, 8, "0+2 own;2+2 all;4+4 own;"},
-      {8, kAnonymous, 4, "0+4 own;"},
+      {8, kAnonymous, 4, "0+4 anonymous;"},
   };
   for (const auto& [index, kind, pages, items] : expected) {
     const std::string name = std::to_string(index) + " ";
     CHECK_EQ(name + vma_kind_name(kind_at(plan, places->at[index])), name + vma_kind_name(kind));
     CHECK_EQ(name + items_at(plan, places->at[index], pages), name + items);
   }
-  CHECK_EQ(items_at(plan, places->at[0], 4), "0+4 own;");  // possibly joined to a neighbour
+  CHECK_EQ(items_at(plan, places->at[0], 4), "0+4 anonymous;");  // possibly joined to a neighbour
   const auto ascending = [](const CaptureItem& a, const CaptureItem& b) {
     return a.range.end <= b.range.start;
   };

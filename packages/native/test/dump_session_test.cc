@@ -130,8 +130,9 @@ class Dump {
     session.set_cuts(0, cuts);
     jobs.clear();
     for (size_t i = 0; i < drains_.size(); ++i) {
-      jobs.push_back(drains_[i].run(
-          [this, i, pages] { session.drain_open(i, 0, dir_, pages * kPageBytes / drains_.size()); }));
+      jobs.push_back(drains_[i].run([this, i, pages] {
+        session.drain_open(i, 0, dir_, pages * kPageBytes / drains_.size());
+      }));
     }
     return codes(jobs);
   }
