@@ -25,7 +25,10 @@ struct Control {
   std::atomic<uint64_t> asked;
   std::atomic<uint64_t> done;
   std::atomic<bool> race;  // write all the time
+  std::atomic<int> order;  // what to do, instead of something random
 };
+
+enum Order { kAnything, kFillHugePages, kDropHugePages };
 
 char* reserve() {
   void* memory = ::mmap(nullptr, (kPages + kHuge) * kPageBytes, PROT_READ | PROT_WRITE,
@@ -57,25 +60,6 @@ void step(Random& random, char* memory) {
       ::madvise(memory + page / kHuge * kHuge * kPageBytes, kHuge * kPageBytes,
                 below(random, 2) == 0 ? MADV_HUGEPAGE : 25 /* MADV_COLLAPSE */);
       break;
-    case 4: {  // away and back
-      void* const other =
-          ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-      ::mremap(at, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, other);
-      ::mremap(other, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, at);
-      break;
-    }
-    case 5: {
-      const pid_t child = ::fork();
-      if (child == 0) {
-        *reinterpret_cast<volatile uint64_t*>(at) = 1;
-        ::_exit(0);
-      }
-      ::waitpid(child, nullptr, 0);
-      break;
-    }
-    case 6:
-      (void)*reinterpret_cast<volatile char*>(at);  // a zero page, if there is none
-      break;
     default:
       for (uint64_t i = below(random, 40); i > 0; --i) {
         const uint64_t word = random();
@@ -98,6 +82,11 @@ class Target {
     control_->asked += count;
     wait();
   }
+  void obey(Order order) {
+    control_->order = order;
+    steps(1);
+    control_->order = kAnything;
+  }
   void race(bool on) {
     control_->race = on;
     if (!on) {
@@ -114,7 +103,14 @@ class Target {
     Random random(seed);
     for (;;) {
       if (control_->done < control_->asked) {
-        step(random, memory_);
+        if (control_->order == kFillHugePages) {
+          ::madvise(memory_, kPages * kPageBytes, MADV_HUGEPAGE);
+          std::fill(memory_, memory_ + kPages * kPageBytes, 'h');
+        } else if (control_->order == kDropHugePages) {
+          ::madvise(memory_, kPages * kPageBytes, MADV_DONTNEED);
+        } else {
+          step(random, memory_);
+        }
         ++control_->done;
       } else if (control_->race) {
         step(random, memory_);
@@ -302,6 +298,17 @@ TEST(tracker_rounds_race_with_the_target) {
     }
     target->race(false);
     model.compare();
+  });
+}
+
+// A huge page that is dropped leaves no page table behind in which something could be written.
+TEST(tracker_notices_what_was_dropped) {
+  for_each_tracker(1, [](Target* target, Rig& rig, Tracker* tracker) {
+    Model model(rig.memory, tracker, target->range());
+    target->obey(kFillHugePages);
+    model.round();
+    target->obey(kDropHugePages);
+    CHECK_EQ(model.compare(), uint64_t{0});
   });
 }
 
