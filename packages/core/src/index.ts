@@ -30,8 +30,9 @@ export {
   type VerifyOptions,
   type VerifyResult,
 } from './image/index.js';
+export { type RestoreResult, restoreInto } from './restore/restore_into.js';
 export type { DumpRun } from './session/dump_run.js';
-export type { DumpOptions, Logger, TargetOptions } from './session/options.js';
+export type { DumpOptions, Logger, RestoreOptions, TargetOptions } from './session/options.js';
 export type {
   DumpPhase,
   DumpProgress,
