@@ -5,9 +5,10 @@ import { addDoctor } from './commands/doctor.js';
 import { addDump } from './commands/dump.js';
 import { addInspect } from './commands/inspect.js';
 import { addRead } from './commands/read.js';
+import { addRestore } from './commands/restore.js';
 import { addVerify } from './commands/verify.js';
 
-const COMMANDS = [addDoctor, addDump, addInspect, addVerify, addRead];
+const COMMANDS = [addDoctor, addDump, addInspect, addVerify, addRead, addRestore];
 
 const AFTER_HELP = `
 Exit status: 0 done, 1 failed, 2 wrong usage; 128 plus the number of the signal
