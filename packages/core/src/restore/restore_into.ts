@@ -102,6 +102,13 @@ async function findProcess(
   pid: number,
   startTimeTicks: bigint,
 ): Promise<ManifestProcess> {
+  if (image.manifest.consistency !== 'frozen') {
+    throw new SluiceError(
+      'ERR_SLUICE_RESTORE_MISMATCH',
+      'The image was taken while the process ran: it is no state that the process ever was in',
+      { pid },
+    );
+  }
   const wanted = image.processes.find((process) => process.pid === pid);
   if (wanted === undefined) {
     const held = image.processes.map((process) => process.pid).join(', ');
@@ -117,7 +124,10 @@ async function findProcess(
       `it was started ${startTimeTicks} ticks after boot, the one of the image ${wanted.startTimeTicks}`,
     );
   }
-  const executable = await readlink(`/proc/${pid}/exe`);
+  const executable = await readlink(`/proc/${pid}/exe`).catch((cause: unknown) => {
+    const message = `Process ${pid} has ended`;
+    throw new SluiceError('ERR_SLUICE_TARGET_EXITED', message, { pid, cause });
+  });
   if (plainPath(executable) !== plainPath(wanted.executable)) {
     throw mismatch(pid, `it runs ${executable}, and ran ${wanted.executable}`);
   }

@@ -28,7 +28,14 @@ std::shared_ptr<RestoreSession> restore_of(const Napi::CallbackInfo& info) {
 using Body = Napi::Value (*)(const Napi::CallbackInfo& info, RestoreSession* restore);
 template <Body body>
 Napi::Value on_restore(const Napi::CallbackInfo& info) {
-  return guarded(info.Env(), [&] { return body(info, restore_of(info).get()); });
+  return guarded(info.Env(), [&] {
+    const auto restore = restore_of(info);
+    try {
+      return body(info, restore.get());
+    } catch (const Error& error) {
+      throw restore->explain(error);
+    }
+  });
 }
 
 uint64_t big_of(const Napi::Object& object, const char* name) {

@@ -140,6 +140,11 @@ bool RestoreSession::has_ended() const {
   return !stat || stat->start_time_ticks != options_.start_time_ticks;
 }
 
+Error RestoreSession::explain(const Error& error) const {
+  return has_ended() ? Error("TARGET_EXITED", options_.pid, "", 0, "it ended while it was restored")
+                     : error;
+}
+
 // Without the helper's own.
 std::vector<Mapping> RestoreSession::maps() const {
   std::vector<Mapping> mappings = read_maps(options_.pid);
@@ -234,6 +239,21 @@ void RestoreSession::check() {
   });
 }
 
+// The helper of another dumper has a mapping of its own, which would be removed.
+void RestoreSession::check_alone() const {
+  for (const pid_t tid : list_threads(options_.pid).value_or(std::vector<pid_t>{})) {
+    for (const pid_t child : list_children(options_.pid, tid).value_or(std::vector<pid_t>{})) {
+      const auto stat = read_stat(child);
+      if (stat && stat->exit_signal == 0 && !stat->is_zombie() && stat->comm == kHelperName &&
+          child != helper_->pid()) {
+        throw Error(
+            "ALREADY_TRACED", options_.pid, "", 0,
+            "another dump or restore is at work in it, with helper " + std::to_string(child));
+      }
+    }
+  }
+}
+
 void RestoreSession::check_threads(const std::vector<pid_t>& tids) const {
   std::string text;
   const auto note = [&](pid_t tid, const char* what) {
@@ -255,20 +275,22 @@ void RestoreSession::check_threads(const std::vector<pid_t>& tids) const {
   }
 }
 
-// Registers are not restored, so a thread must stand where it stood; anywhere else it would go on
-// with the stack of another function.
+// Registers are not restored, so a thread must stand where it stood, with what it keeps in
+// registers; else it would go on with the stack of another function, or let the kernel write to
+// another buffer.
 void RestoreSession::check_registers() const {
   for (const FrozenThread& is : freeze_->threads()) {
     const auto was = std::find_if(options_.threads.begin(), options_.threads.end(),
                                   [&](const WantedThread& thread) { return thread.tid == is.tid; });
-    if (was == options_.threads.end() ||
-        arch::instruction_pointer(was->registers) != arch::instruction_pointer(is.registers) ||
-        arch::stack_pointer(was->registers) != arch::stack_pointer(is.registers) ||
-        arch::thread_pointer(was->registers) != arch::thread_pointer(is.registers)) {
+    const std::string text = was == options_.threads.end()
+                                 ? "all"
+                                 : arch::differing_registers(was->registers, is.registers);
+    if (!text.empty()) {
       throw Error("RESTORE_MISMATCH", options_.pid, "", 0,
                   "thread " + std::to_string(is.tid) +
                       " stands elsewhere in its program than when it was dumped, and registers "
-                      "are not restored");
+                      "are not restored: " +
+                      text);
     }
   }
 }
@@ -321,6 +343,7 @@ HeapBounds RestoreSession::heap_bounds() {
 }
 
 void RestoreSession::check_memory() {
+  check_alone();
   const std::vector<PresentVma> present = present_vmas();
   plan_ = plan_restore(present, options_.vmas, heap_bounds());
   if (!plan_.mismatches.empty()) {

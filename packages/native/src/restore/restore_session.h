@@ -70,6 +70,8 @@ class RestoreSession {
   // Any thread: freezing is given up. What has been begun after that is brought to its end.
   void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
   const RestoreResult& result() const { return result_; }
+  // What is really behind a failure: with a process that ended, calls fail in many ways.
+  Error explain(const Error& error) const;
 
   // Worker. Throws TARGET_EXITED, PERMISSION, ALREADY_TRACED, INJECTION.
   void attach();
@@ -98,6 +100,7 @@ class RestoreSession {
   std::vector<Mapping> maps() const;
   std::vector<PresentVma> present_vmas();
   HeapBounds heap_bounds();
+  void check_alone() const;
   void check_threads(const std::vector<pid_t>& tids) const;
   void check_registers() const;
   void check_memory();
