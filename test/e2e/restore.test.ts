@@ -1,13 +1,18 @@
 /** An image put back into the process that it was taken of: to the byte, or not at all. */
-import { spawnSync } from 'node:child_process';
-import { closeSync, openSync, readdirSync, writeSync } from 'node:fs';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { closeSync, openSync, readdirSync, readFileSync, writeSync } from 'node:fs';
+import { createInterface } from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { isDeepStrictEqual } from 'node:util';
 import {
   AbortError,
   type Image,
   openImage,
   type RestoreResult,
   restoreInto,
+  type SluiceError,
   type SluiceErrorCode,
 } from '@sluice/core';
 import { describe, expect, it } from 'vitest';
@@ -35,7 +40,18 @@ function restore(pid: number, image: Image | string): Promise<RestoreResult> {
   return within('a restore', restoreInto(pid, image));
 }
 
-/** A process, its image, and what it had in its directory. */
+/** Waits until all threads of a process sleep. */
+async function settled(pid: number): Promise<void> {
+  await waitFor(`process ${pid} waits`, async () => {
+    const calls = () =>
+      threadsOf(pid).map((tid) => readFileSync(`/proc/${pid}/task/${tid}/syscall`, 'latin1'));
+    const before = calls();
+    await sleep(20);
+    return !before.includes('running\n') && isDeepStrictEqual(calls(), before);
+  });
+}
+
+/** Runs `work` with a process that has a directory of its own. */
 async function withTarget(
   args: string[],
   work: (target: TestTarget, dir: TempDir) => Promise<void>,
@@ -138,6 +154,53 @@ describe('a restore brings back', () => {
       expect(JSON.parse(json.stdout)).toMatchObject({ pid, warnings: [] });
       await target.check();
     }));
+});
+
+describe('a restore of a program that nobody here wrote', () => {
+  const programs = [
+    {
+      title: 'python3',
+      command: 'python3',
+      args: [
+        '-u',
+        '-c',
+        'import os, select\nlines = []\nwhile select.select([0], [], [])[0]:\n  line = os.read(0, 100)\n  if not line: break\n  lines.append(line * 1000); print(len(lines))',
+      ],
+    },
+    {
+      title: 'node',
+      command: process.execPath,
+      args: [
+        '-e',
+        'const l = []; require("readline").createInterface(process.stdin).on("line", (line) => { l.push(line.repeat(1000)); console.log(l.length); })',
+      ],
+    },
+  ];
+  for (const { title, command, args } of programs) {
+    it(`lets it go on from where it was: ${title}`, async () => {
+      const child = spawn(command, args, { stdio: ['pipe', 'pipe', 'inherit'] });
+      try {
+        const pid = child.pid ?? 0;
+        const answers = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+        const ask = async () => {
+          child.stdin.write('line\n');
+          const answer = Number((await within('an answer', answers.next())).value);
+          await settled(pid);
+          return answer;
+        };
+        for (let count = 1; count <= 20; count++) expect(await ask()).toBe(count);
+        await using dump = await dumpOf(pid);
+        for (let round = 0; round < 3; round++) {
+          for (let count = 21; count <= 40; count++) expect(await ask()).toBe(count);
+          await restore(pid, dump.image);
+        }
+        expect(await ask()).toBe(21);
+      } finally {
+        child.stdin.end();
+        await once(child, 'exit');
+      }
+    });
+  }
 });
 
 describe('a restore is refused, and leaves alone', () => {
@@ -308,6 +371,49 @@ describe('a restore is refused, and leaves alone', () => {
     expect(await failureOf(call)).toMatchObject({ code: 'ERR_SLUICE_OPTION' });
     expect(await failureOf(restoreInto(0, 'image'))).toMatchObject({ code: 'ERR_SLUICE_OPTION' });
   });
+});
+
+describe('a restore that is cut short', () => {
+  for (const delayMs of [0, 20, 40, 60, 80, 120]) {
+    it(`by the end of its process says so (after ${delayMs} ms)`, () =>
+      withTarget(['2'], async (target) => {
+        const { pid } = target;
+        await using dump = await dumpOf(pid);
+        await target.command('change');
+        const restoring = restoreInto(pid, dump.image).then(
+          () => undefined,
+          (error: SluiceError) => error.code,
+        );
+        await sleep(delayMs);
+        await target.kill();
+        expect([undefined, 'ERR_SLUICE_TARGET_EXITED', 'ERR_SLUICE_NO_SUCH_PROCESS']).toContain(
+          await within('the restore', restoring),
+        );
+      }));
+
+    it(`by SIGKILL lets the process go, and can be made again (after ${delayMs + 150} ms)`, () =>
+      withTarget(['2'], async (target) => {
+        const { pid } = target;
+        await using dump = await dumpOf(pid);
+        await target.command('change');
+        const before = viewOf(pid);
+        const command = spawn(process.execPath, [
+          CLI,
+          'restore',
+          dump.image.dir,
+          '--into',
+          String(pid),
+        ]);
+        await sleep(delayMs + 150);
+        command.kill('SIGKILL');
+        if (command.exitCode === null) await once(command, 'exit');
+        await waitFor('nobody traces it', () => viewOf(pid).state === before.state);
+        await restore(pid, dump.image);
+        await expectRestored(pid, dump);
+        await assertUntouched(pid, { ...viewOf(pid), children: before.children });
+        await target.check();
+      }));
+  }
 });
 
 describe('a restore that fails', () => {
