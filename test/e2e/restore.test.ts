@@ -123,6 +123,20 @@ describe('a restore brings back', () => {
       }));
   }
 
+  it('memory of every kind', async () => {
+    await using dir = new TempDir();
+    await using target = await startTarget('mappings', [dir.path]);
+    const { pid } = target;
+    for (let round = 0; round < 2; round++) {
+      await using dump = await dumpOf(pid);
+      expect(await restore(pid, dump.image)).toMatchObject({ mappings_mapped: 0, warnings: [] });
+      await whileStopped(pid, (memory) =>
+        memory.compare(dump.image, { restored: true, droppable: [{ start: 0n, end: 1n << 47n }] }),
+      );
+      await target.check();
+    }
+  });
+
   it('memory of a process that stands in SIGSTOP, and leaves it so', () =>
     withTarget([], async (target) => {
       const { pid } = target;
@@ -370,6 +384,10 @@ describe('a restore is refused, and leaves alone', () => {
     const call = restoreInto(1, 'image', { lanes: 1 } as never);
     expect(await failureOf(call)).toMatchObject({ code: 'ERR_SLUICE_OPTION' });
     expect(await failureOf(restoreInto(0, 'image'))).toMatchObject({ code: 'ERR_SLUICE_OPTION' });
+    for (const image of [undefined, null, 7, {}, '']) {
+      const failure = await failureOf(restoreInto(process.ppid, image as never));
+      expect(failure.code).toBe(image === '' ? 'ERR_SLUICE_ANCESTOR' : 'ERR_SLUICE_OPTION');
+    }
   });
 });
 

@@ -51,6 +51,10 @@ export async function restoreInto(
 ): Promise<RestoreResult> {
   checkPid(pid);
   const resolved = resolveRestoreOptions(options);
+  // Callers without types give anything.
+  if (typeof image !== 'string' && typeof (image as Partial<Image> | null)?.runs !== 'function') {
+    throw new SluiceError('ERR_SLUICE_OPTION', 'Expected an image or the directory of one');
+  }
   const { logger } = resolved;
   try {
     const result = await restoreFrom(pid, image, resolved);
