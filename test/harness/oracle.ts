@@ -3,6 +3,7 @@
  * line of the product: every byte comes through /proc/PID/mem while the process is stopped.
  */
 import { closeSync, openSync, readFileSync, readSync } from 'node:fs';
+import { isDeepStrictEqual } from 'node:util';
 import { type Image, SluiceError } from '@sluice/core';
 import { expect } from 'vitest';
 import { type Mapping, readMappings, readVmFlags, stateOf, threadsOf } from './procfs.js';
@@ -33,6 +34,11 @@ export async function whileStopped<Value>(
 export interface CompareOptions {
   /** Ranges whose pages the kernel may drop at any time (MADV_FREE): an image may hold what they had. */
   droppable?: { start: bigint; end: bigint }[];
+  /**
+   * The image was restored: registers are those of now, and neighbours that only the kernel tells
+   * apart may have become one mapping.
+   */
+  restored?: boolean;
 }
 
 export interface Comparison {
@@ -72,16 +78,23 @@ export class StoppedMemory implements Disposable {
     const plain = ({ start, end, protection, shared, offset, device, inode, path }: Mapping) => {
       return { start, end, protection, shared, offset, device, inode, path };
     };
-    expect(process.vmas.map(plain)).toEqual(this.mappings.map(plain));
+    const listed = (mappings: Mapping[]) =>
+      options.restored ? joinNeighbours(mappings.map(plain)) : mappings.map(plain);
+    expect(listed(process.vmas)).toEqual(listed(this.mappings));
     expect(process.threads.map(({ tid }) => tid).sort((a, b) => a - b)).toEqual(
       threadsOf(this.pid),
     );
-    for (const { tid, registers } of process.threads) compareRegisters(this.pid, tid, registers);
+    if (!options.restored) {
+      for (const { tid, registers } of process.threads) compareRegisters(this.pid, tid, registers);
+    }
 
     const threadPointers = process.threads.map(({ registers }) => register(registers, 'fsBase'));
     const comparing = new Comparing(image, this.pid, this.#mem, threadPointers, options);
-    for (const [index, mapping] of this.mappings.entries()) {
-      const excluded = process.vmas[index]?.kind === 'excluded';
+    for (const mapping of this.mappings) {
+      const vma = process.vmas.find(
+        ({ start, end }) => start <= mapping.start && end > mapping.start,
+      );
+      const excluded = vma?.kind === 'excluded';
       if (this.#hasNoMemory(mapping)) {
         if (!excluded) comparing.wrong(mapping, mapping.start, 'is not left out');
         continue;
@@ -127,6 +140,27 @@ export class StoppedMemory implements Disposable {
     });
     return [...present, ...stored, ...samples];
   }
+}
+
+function joinNeighbours(mappings: Mapping[]): Mapping[] {
+  const joined: Mapping[] = [];
+  for (const mapping of mappings) {
+    const { start, end, offset, ...rest } = mapping;
+    const last = joined.at(-1);
+    const { start: before, end: touches, offset: from, ...same } = last ?? mapping;
+    const follows = rest.inode === 0n ? 0n : from + (start - before) - offset;
+    if (
+      last !== undefined &&
+      touches === start &&
+      follows === 0n &&
+      isDeepStrictEqual(rest, same)
+    ) {
+      last.end = end;
+    } else {
+      joined.push({ ...mapping });
+    }
+  }
+  return joined;
 }
 
 interface Part {

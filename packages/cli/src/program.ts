@@ -6,9 +6,10 @@ import { addDump } from './commands/dump.js';
 import { addFlatten } from './commands/flatten.js';
 import { addInspect } from './commands/inspect.js';
 import { addRead } from './commands/read.js';
+import { addRestore } from './commands/restore.js';
 import { addVerify } from './commands/verify.js';
 
-const COMMANDS = [addDoctor, addDump, addInspect, addVerify, addRead, addFlatten];
+const COMMANDS = [addDoctor, addDump, addInspect, addVerify, addRead, addFlatten, addRestore];
 
 const AFTER_HELP = `
 Exit status: 0 done, 1 failed, 2 wrong usage; 128 plus the number of the signal

@@ -53,11 +53,11 @@ export const ERRORS = {
     advice: 'Mount proc in this pid namespace, or run the dumper in the one /proc belongs to.',
   },
   ERR_SLUICE_TARGET_EXITED: {
-    summary: 'The target ended while it was dumped.',
+    summary: 'The target ended while it was dumped or restored.',
     advice: 'There is nothing left to dump; start the program anew and dump it earlier.',
   },
   ERR_SLUICE_TARGET_EXECED: {
-    summary: 'The target replaced its program with execve while it was dumped.',
+    summary: 'The target replaced its program with execve while it was dumped or restored.',
     advice: 'Dump it again: the new program is another address space.',
   },
   ERR_SLUICE_FREEZE_TIMEOUT: {
@@ -156,6 +156,17 @@ export const ERRORS = {
     summary: 'The image does not hold this process.',
     advice: 'List the processes of the image with `sluice inspect`.',
   },
+  ERR_SLUICE_RESTORE_MISMATCH: {
+    summary:
+      'The process is not the one of the image, or differs in what a restore cannot bring back.',
+    advice: 'The message names what differs. Nothing in the process was changed.',
+  },
+  ERR_SLUICE_RESTORE_INCOMPLETE: {
+    summary:
+      'A restore failed after it had begun to change the process, whose memory is a mixture now.',
+    advice:
+      'Restore once more when the cause, which the message names, is gone, or end the process.',
+  },
 } as const satisfies Record<string, ErrorEntry>;
 
 /** One of the codes in `ERRORS`. */
@@ -173,7 +184,7 @@ export interface SluiceErrorDetails {
   file?: string | undefined;
   /** Bytes into that file. */
   offset?: number | bigint | undefined;
-  /** Whether the target runs again; only for errors of a dump. */
+  /** Whether the target runs again; only for errors of a dump or a restore. */
   thawed?: boolean | undefined;
   cause?: unknown;
 }

@@ -35,9 +35,10 @@ export {
   type VerifyOptions,
   type VerifyResult,
 } from './image/index.js';
+export { type RestoreResult, restoreInto } from './restore/restore_into.js';
 export type { DumpRun } from './session/dump_run.js';
 export type { HeldTarget } from './session/held.js';
-export type { DumpOptions, Logger, TargetOptions } from './session/options.js';
+export type { DumpOptions, Logger, RestoreOptions, TargetOptions } from './session/options.js';
 export type {
   DumpPhase,
   DumpProgress,

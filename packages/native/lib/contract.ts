@@ -192,6 +192,37 @@ export interface SessionProgress {
   frozen: boolean;
 }
 
+/** A mapping that a restore brings back. */
+export interface WantedVma extends Omit<CapturedVma, 'file'> {
+  file: NativeFile | null;
+}
+
+export interface NativeRestoreOptions {
+  pid: number;
+  startTimeTicks: bigint;
+  /** Ascending, not overlapping. */
+  vmas: WantedVma[];
+  threads: Pick<CapturedThread, 'tid' | 'registers'>[];
+  /** Start and end by turns, ascending, not overlapping: pages that the image holds. */
+  stored: BigUint64Array;
+  /** The same: pages that the image could not read. */
+  leftOut: BigUint64Array;
+  freezeTimeoutMs: number;
+}
+
+export interface NativeRestoreResult {
+  pagesWritten: number;
+  pagesDropped: number;
+  mappingsMapped: number;
+  mappingsUnmapped: number;
+  mappingsProtected: number;
+  /** From the first thread interrupted until all stood still. */
+  freezingUs: number;
+  /** From the first thread stopped until the last one was resumed. */
+  frozenUs: number;
+  warnings: string[];
+}
+
 export interface KernelFacts {
   release: string;
   machine: string;
@@ -303,4 +334,35 @@ export interface Addon {
   drainRun(session: number, drain: number, first: number, last: number): void;
   /** Blocks. Cut to length, checksum from the file (`pieceBytes` 0: none), fsync. */
   drainSeal(session: number, drain: number, round: number, pieceBytes: number): SealedShard;
+
+  /** Looks at the process; nothing in it is touched. Returns the handle for the calls below. */
+  restoreOpen(options: NativeRestoreOptions): number;
+  /** Any thread: freezing is given up. What has been begun after that is brought to its end. */
+  restoreCancel(restore: number): void;
+  restoreResult(restore: number): NativeRestoreResult;
+  /** Frees the native side. After detach. */
+  restoreClose(restore: number): void;
+
+  /** Blocks. These belong to one thread, in this order. Starts a helper. */
+  restoreAttach(restore: number): void;
+  /** Blocks. All that can be checked while the process runs. */
+  restoreCheck(restore: number): void;
+  /**
+   * Blocks. Freezes and checks again. Returns ranges, start and end by turns, that cannot be written:
+   * what the image holds of them must hold now.
+   */
+  restoreFreeze(restore: number): BigUint64Array;
+  /** Blocks. Whether the process has these bytes at `address`. */
+  restoreHolds(restore: number, address: bigint, bytes: Uint8Array): boolean;
+  /**
+   * Blocks. Brings back the mappings, and drops pages. ERR_SLUICE_RESTORE_INCOMPLETE if it failed on
+   * the way; after any other error all is as it was.
+   */
+  restoreApply(restore: number): void;
+  /** Blocks. Writes the bytes of `ranges` (start and end by turns), which follow one another in `bytes`. */
+  restoreWrite(restore: number, ranges: BigUint64Array, bytes: Uint8Array): void;
+  /** Blocks. */
+  restoreThaw(restore: number): void;
+  /** Blocks. Ends the helper, and the freeze if there is one; always to be called. Returns warnings. */
+  restoreDetach(restore: number): string[];
 }

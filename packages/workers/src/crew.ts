@@ -73,6 +73,31 @@ export function createCrew({ lanes, drains }: { lanes: number; drains: number })
   };
 }
 
+/** One pinned thread by itself. */
+export interface Loner {
+  readonly worker: PinnedWorker;
+  /** Ends the thread after the calls made so far. Never rejects. */
+  close(): Promise<void>;
+}
+
+/**
+ * Starts one pinned thread.
+ *
+ * @param role For messages, like `control`.
+ * @throws `WorkerDiedError` if it cannot be started at all.
+ */
+export function createLoner(role: string): Loner {
+  const pool = startPool('pinned', 1);
+  const worker = new PinnedWorker(role, (port) => pool.run({ port }, { transferList: [port] }));
+  return {
+    worker,
+    async close() {
+      await worker.end();
+      await pool.destroy();
+    },
+  };
+}
+
 function startPool(name: 'pinned' | 'drain', threads: number): Piscina {
   try {
     const pool = new Piscina({

@@ -1,5 +1,5 @@
 /** Worker threads of Sluice: control and lanes, each pinned to a thread, and drains. */
-export { type Crew, createCrew, type DrainPool } from './crew.js';
+export { type Crew, createCrew, createLoner, type DrainPool, type Loner } from './crew.js';
 export { fromWire, toWire, type WireError, WorkerDiedError } from './error_transport.js';
 export { PinnedWorker, type StartPinnedTask } from './pinned_worker.js';
 export type { DrainOp, OpTable, PinnedOp } from './protocol.js';

@@ -2,7 +2,7 @@
 import type { Addon } from '@sluice/native';
 import type { WireError } from './error_transport.js';
 
-/** Calls of control and lanes: they belong to the thread that attached. */
+/** Calls of control, lanes and restores: they belong to the thread that attached. */
 export const PINNED_OPS = [
   'controlAttach',
   'controlPrepare',
@@ -13,6 +13,14 @@ export const PINNED_OPS = [
   'laneTrack',
   'laneCapture',
   'laneDetach',
+  'restoreAttach',
+  'restoreCheck',
+  'restoreFreeze',
+  'restoreHolds',
+  'restoreApply',
+  'restoreWrite',
+  'restoreThaw',
+  'restoreDetach',
 ] as const satisfies readonly (keyof Addon)[];
 
 /** Calls that any drain worker may take. */

@@ -189,6 +189,33 @@ export function resolveDumpOptions(value: unknown): ResolvedDumpOptions {
   return { ...rest, freezeBudgetMs, timeLimitMs, signal, logger };
 }
 
+/** Options of a restore. All have defaults. */
+export interface RestoreOptions {
+  /** Give up when not all threads stand still after this time, 1 to 60,000. Default 1000. */
+  freezeTimeoutMs?: number | undefined;
+  /** Ends the restore as long as nothing has been changed: it rejects with `AbortError`. */
+  signal?: AbortSignal | undefined;
+  logger?: Logger | undefined;
+}
+
+/** Options of a restore with all defaults filled in. */
+export interface ResolvedRestoreOptions {
+  freezeTimeoutMs: number;
+  signal: AbortSignal | undefined;
+  logger: Logger | undefined;
+}
+
+/**
+ * Checks the options of a restore and fills in the defaults.
+ *
+ * @throws `ERR_SLUICE_OPTION`, naming the option, what was expected and what came.
+ */
+export function resolveRestoreOptions(value: unknown): ResolvedRestoreOptions {
+  const { freezeTimeoutMs, signal, logger } = dumpFields;
+  const resolved = parse(v.strictObject({ freezeTimeoutMs, signal, logger }), value);
+  return { ...resolved, signal: resolved.signal, logger: resolved.logger };
+}
+
 type Fields = Record<string, v.GenericSchema>;
 
 function parse<const T extends Fields>(

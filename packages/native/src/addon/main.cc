@@ -3,6 +3,7 @@
 static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   sluice::addon::add_inspect_api(env, exports);
   sluice::addon::add_session_api(env, exports);
+  sluice::addon::add_restore_api(env, exports);
   return exports;
 }
 

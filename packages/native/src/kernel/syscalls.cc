@@ -116,6 +116,7 @@ RemoteFault remote_fault(long number) {
 
 long number_of(const std::string& name) {
   static const std::map<std::string, long> kNumbers = {
+      {"brk", SYS_brk},
       {"clone", SYS_clone},
       {"close_range", SYS_close_range},
       {"fallocate", SYS_fallocate},
@@ -125,7 +126,9 @@ long number_of(const std::string& name) {
       {"ioctl", SYS_ioctl},
       {"kcmp", SYS_kcmp},
       {"lseek", SYS_lseek},
+      {"madvise", SYS_madvise},
       {"mmap", SYS_mmap},
+      {"mprotect", SYS_mprotect},
       {"munmap", SYS_munmap},
       {"openat", SYS_openat},
       {"pidfd_getfd", SYS_pidfd_getfd},

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -84,6 +85,11 @@ Registers registers_for_exit(const Registers& base, const Gadgets& gadgets, Remo
 // (signal(7), "Interruption of system calls and library functions by stop signals"). Where
 // `registers` show that, makes the kernel restart the call unless a handler runs. True if changed.
 bool restart_if_merely_stopped(Registers* registers);
+
+// Names of the registers that a thread goes on with and that differ, like "rip rbx"; "" if it would
+// go on in the same way. Of a thread that waits in a system call these are where it stands, what
+// the ABI keeps across calls, and the arguments of its call; of any other all.
+std::string differing_registers(const Registers& a, const Registers& b);
 
 // ELF class, instruction set: whether Sluice can work on code like this.
 bool is_native_executable(std::span<const uint8_t> elf_header);

@@ -333,6 +333,106 @@ bool restart_if_merely_stopped(Registers* registers) {
   }
 }
 
+namespace {
+
+// How many arguments the kernel looks at, of calls in which threads wait; for others the most there
+// can be.
+size_t argument_count(const Registers& registers) {
+  switch (registers.orig_rax) {
+    case SYS_pause:
+      return 0;
+    case SYS_restart_syscall:
+    case SYS_nanosleep:
+    case SYS_rt_sigsuspend:
+    case SYS_flock:
+      return 2;
+    case SYS_read:
+    case SYS_readv:
+    case SYS_write:
+    case SYS_writev:
+    case SYS_poll:
+    case SYS_accept:
+    case SYS_connect:
+    case SYS_recvmsg:
+    case SYS_sendmsg:
+    case SYS_fcntl:
+    case SYS_ioctl:
+    case SYS_semop:
+      return 3;
+    case SYS_epoll_wait:
+    case SYS_clock_nanosleep:
+    case SYS_wait4:
+    case SYS_accept4:
+    case SYS_rt_sigtimedwait:
+    case SYS_semtimedop:
+      return 4;
+    case SYS_futex: {
+      constexpr uint64_t kCommandMask = 0x7f;
+      return (registers.rsi & kCommandMask) == 0 ? 4 : 6;  // FUTEX_WAIT has no second address
+    }
+    case SYS_select:
+    case SYS_ppoll:
+    case SYS_waitid:
+    case SYS_recvmmsg:
+    case SYS_msgrcv:
+    case SYS_io_getevents:
+      return 5;
+    default:
+      return 6;
+  }
+}
+
+}  // namespace
+
+std::string differing_registers(const Registers& a, const Registers& b) {
+  std::string text;
+  const auto compare = [&](const char* name, unsigned long long Registers::* field) {
+    if (a.*field != b.*field) {
+      text += (text.empty() ? "" : " ") + std::string(name);
+    }
+  };
+  using Field = unsigned long long Registers::*;
+  struct Named {
+    const char* name;
+    Field field;
+  };
+  constexpr Named kKept[] = {{"rip", &Registers::rip},         {"rsp", &Registers::rsp},
+                             {"fs_base", &Registers::fs_base}, {"gs_base", &Registers::gs_base},
+                             {"rbp", &Registers::rbp},         {"rbx", &Registers::rbx},
+                             {"r12", &Registers::r12},         {"r13", &Registers::r13},
+                             {"r14", &Registers::r14},         {"r15", &Registers::r15}};
+  constexpr Named kArguments[] = {{"rdi", &Registers::rdi}, {"rsi", &Registers::rsi},
+                                  {"rdx", &Registers::rdx}, {"r10", &Registers::r10},
+                                  {"r8", &Registers::r8},   {"r9", &Registers::r9}};
+  for (const Named& named : kKept) {
+    compare(named.name, named.field);
+  }
+  if (!in_syscall(a) || !in_syscall(b)) {
+    for (const Named& named : kArguments) {
+      compare(named.name, named.field);
+    }
+    for (const Named& named : {Named{"rax", &Registers::rax}, Named{"rcx", &Registers::rcx},
+                               Named{"r11", &Registers::r11}, Named{"eflags", &Registers::eflags},
+                               Named{"orig_rax", &Registers::orig_rax}}) {
+      compare(named.name, named.field);
+    }
+    return text;
+  }
+  // A call that was interrupted before may go on under the name of restart_syscall(2).
+  const bool restarted = a.orig_rax == SYS_restart_syscall || b.orig_rax == SYS_restart_syscall;
+  if (!restarted) {
+    compare("orig_rax", &Registers::orig_rax);
+  }
+  const size_t count = std::min(argument_count(a), argument_count(b));
+  for (size_t i = 0; i < count; ++i) {
+    // A futex has the value that is in memory or it does not wait.
+    if (a.orig_rax != SYS_futex || kArguments[i].field != &Registers::rdx) {
+      compare(kArguments[i].name, kArguments[i].field);
+    }
+  }
+  return text;
+}
+
 bool is_native_executable(std::span<const uint8_t> elf_header) {
   if (elf_header.size() < sizeof(Elf64_Ehdr) ||
       std::memcmp(elf_header.data(), ELFMAG, SELFMAG) != 0) {

@@ -31,7 +31,6 @@ namespace {
 
 constexpr std::array<char, 16> kMagic = {'S', 'l', 'u', 'i', 'c', 'e', ' ', 's',
                                          'c', 'r', 'a', 't', 'c', 'h', '0', '1'};
-constexpr char kName[] = "sluice-helper";
 constexpr uint64_t kNameOffset = 64;
 constexpr uint64_t kRootOffset = 96;
 constexpr char kRoot[] = "/";
@@ -96,7 +95,7 @@ RemotePtr map_scratch(RemoteThread* thread, const TargetMemory& memory,
   const auto exit_registers = arch::registers_for_exit(thread->registers(), gadgets, stack);
   const auto frame = arch::return_frame(stack, exit_registers, {}, ~uint64_t{0}, gadgets);
   if (!TargetMemory::write(thread->tid(), scratch, kMagic.data(), kMagic.size()) ||
-      !TargetMemory::write(thread->tid(), scratch + kNameOffset, kName, sizeof kName) ||
+      !TargetMemory::write(thread->tid(), scratch + kNameOffset, kHelperName, sizeof kHelperName) ||
       !TargetMemory::write(thread->tid(), scratch + kRootOffset, kRoot, sizeof kRoot) ||
       !TargetMemory::write(thread->tid(), stack, frame.data(), frame.size())) {
     thread->call(make_call(SYS_munmap, {scratch.value(), kScratchBytes}));
@@ -360,7 +359,7 @@ std::vector<HelperRemains> find_remains(const TargetMemory& memory,
       if (!stat || stat->exit_signal != 0) {
         continue;
       }
-      const bool named = stat->comm == kName;
+      const bool named = stat->comm == kHelperName;
       // One that ended before it was named did so by its exit frame.
       if (stat->is_zombie() && (named || stat->exit_code == arch::kHelperExitCode << 8)) {
         remains.push_back({child, RemotePtr()});

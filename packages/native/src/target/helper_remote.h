@@ -34,6 +34,8 @@ namespace sluice {
 class RemoteThread;
 
 inline constexpr uint64_t kScratchBytes = 32768;
+// What a helper is called in lists of processes.
+inline constexpr char kHelperName[] = "sluice-helper";
 // As many iovecs as one call takes (UIO_MAXIOV).
 inline constexpr size_t kMostIovecs = 1024;
 

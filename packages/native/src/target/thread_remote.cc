@@ -151,7 +151,9 @@ bool RemoteThread::try_thread(pid_t tid, const std::vector<Mapping>& maps, Deadl
   }
   frame_ = *room;
   const auto frame = arch::return_frame(frame_, original_, xstate, signal_mask_, gadgets_);
-  if (!TargetMemory::write(tid, frame_, frame.data(), frame.size())) {
+  covered_.resize(frame.size());
+  if (!memory_.read(frame_, covered_.data(), covered_.size()) ||
+      !TargetMemory::write(tid, frame_, frame.data(), frame.size())) {
     return false;
   }
   steps::at(steps::Step::kFrameWritten);
@@ -282,6 +284,8 @@ void RemoteThread::put_back() {
   }
   tracee_->set_registers(original_);
   steps::at(steps::Step::kPutBack);
+  // From here on nothing leads to the frame.
+  TargetMemory::write(tracee_->tid(), frame_, covered_.data(), covered_.size());
 }
 
 RemoteThread::~RemoteThread() {

@@ -79,6 +79,7 @@ class RemoteThread {
   arch::Registers original_{};
   uint64_t signal_mask_ = 0;
   RemotePtr frame_;
+  std::vector<uint8_t> covered_;  // what was where the frame is; nobody's, but not ours either
   Clock::time_point stopped_since_;
   pid_t cloned_ = 0;
   bool changed_ = false;

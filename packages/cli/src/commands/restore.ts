@@ -1,0 +1,34 @@
+import { restoreInto } from '@sluice/core';
+import type { Command } from 'commander';
+import { InterruptScope } from '../interrupt.js';
+import { writeJson, writeOut } from '../terminal/output.js';
+import { path, wholeNumber } from '../values.js';
+import { renderRestore } from '../views/restore.js';
+
+interface RestoreFlags {
+  into: number;
+  freezeTimeout?: number;
+  json?: true;
+}
+
+export function addRestore(program: Command): void {
+  program
+    .command('restore')
+    .description('bring the memory of the process that was dumped back to that of its image')
+    .argument('<dir>', 'directory of the image', path)
+    .requiredOption('--into <pid>', 'the process, which still runs', wholeNumber)
+    .option(
+      '--freeze-timeout <ms>',
+      'give up when not all threads stand still by then; the default is 1000',
+      wholeNumber,
+    )
+    .option('--json', 'print one JSON object')
+    .action(restore);
+}
+
+async function restore(dir: string, { into, freezeTimeout, json }: RestoreFlags): Promise<void> {
+  using interrupt = new InterruptScope();
+  const { signal } = interrupt;
+  const result = await restoreInto(into, dir, { freezeTimeoutMs: freezeTimeout, signal });
+  await (json ? writeJson(result) : writeOut(renderRestore(dir, result)));
+}

@@ -1,0 +1,151 @@
+/** Brings the memory of a live process back to what an image of it holds. */
+import { readlink } from 'node:fs/promises';
+import { fromNative, SluiceError, withThawed } from '../errors.js';
+import { type Image, openImage } from '../image/index.js';
+import type { ManifestProcess } from '../image/manifest.js';
+import { identify } from '../session/identify.js';
+import {
+  checkPid,
+  type ResolvedRestoreOptions,
+  type RestoreOptions,
+  resolveRestoreOptions,
+} from '../session/options.js';
+import { checkAbort, runRestore } from './restore_run.js';
+
+/** What a restore did. Times are in microseconds. */
+export interface RestoreResult {
+  pid: number;
+  /** Pages of the image that were written; those of shared memory only if they differed. */
+  pages_written: number;
+  /** Pages that the process had and the image has not. */
+  pages_dropped: number;
+  mappings_mapped: number;
+  mappings_unmapped: number;
+  mappings_protected: number;
+  /** Until all threads stood still; part of `frozen_time`. */
+  freezing_time: number;
+  /** From the first thread stopped to the last one resumed. */
+  frozen_time: number;
+  /** Of the whole restore, with checking the image. */
+  total_time: number;
+  warnings: string[];
+}
+
+/**
+ * Brings the memory of a live process back to that of an image: its mappings, their protection and
+ * every byte. The process must be the very one that was dumped, with the same threads, each waiting
+ * where it waited then: registers, files and everything else in the kernel stay as they are now.
+ *
+ * All that can be checked is checked before the process is stopped, and again before the first change.
+ * `signal` ends the restore up to then; once begun, it is brought to its end.
+ *
+ * @param image Directory of an image, or an open one.
+ * @throws `SluiceError`: `ERR_SLUICE_RESTORE_MISMATCH`, `ERR_SLUICE_FILE_CHANGED` and all else that is
+ * found before the first change leave the process as it was; after `ERR_SLUICE_RESTORE_INCOMPLETE` its
+ * memory is half restored. `AbortError`. The process runs again in any case.
+ */
+export async function restoreInto(
+  pid: number,
+  image: Image | string,
+  options: RestoreOptions = {},
+): Promise<RestoreResult> {
+  checkPid(pid);
+  const resolved = resolveRestoreOptions(options);
+  // Callers without types give anything.
+  if (typeof image !== 'string' && typeof (image as Partial<Image> | null)?.runs !== 'function') {
+    throw new SluiceError('ERR_SLUICE_OPTION', 'Expected an image or the directory of one');
+  }
+  const { logger } = resolved;
+  try {
+    const result = await restoreFrom(pid, image, resolved);
+    for (const warning of result.warnings) logger?.warn?.({ pid }, warning);
+    const { pages_written, frozen_time, total_time } = result;
+    logger?.info?.({ pid, pages_written, frozen_time, total_time }, 'restored');
+    return result;
+  } catch (error) {
+    const failure = withThawed(fromNative(error, { pid }), true);
+    logger?.error?.({ pid, err: failure }, 'restore failed');
+    throw failure;
+  }
+}
+
+async function restoreFrom(
+  pid: number,
+  image: Image | string,
+  options: ResolvedRestoreOptions,
+): Promise<RestoreResult> {
+  const startedMs = performance.now();
+  checkAbort(options.signal);
+  const { startTimeTicks } = await identify(pid);
+  const opened = typeof image === 'string' ? await openImage(image) : undefined;
+  try {
+    const source = opened ?? (image as Image);
+    const wanted = await findProcess(source, pid, startTimeTicks);
+    await source.verify({ signal: options.signal });
+    const { native, warnings } = await runRestore(source, wanted, options);
+    return {
+      pid,
+      pages_written: native.pagesWritten,
+      pages_dropped: native.pagesDropped,
+      mappings_mapped: native.mappingsMapped,
+      mappings_unmapped: native.mappingsUnmapped,
+      mappings_protected: native.mappingsProtected,
+      freezing_time: Math.round(native.freezingUs),
+      frozen_time: Math.round(native.frozenUs),
+      total_time: Math.round((performance.now() - startedMs) * 1000),
+      warnings: [...native.warnings, ...warnings],
+    };
+  } finally {
+    await opened?.close();
+  }
+}
+
+/** The process in the image, if it is the one that has this pid now. */
+async function findProcess(
+  image: Image,
+  pid: number,
+  startTimeTicks: bigint,
+): Promise<ManifestProcess> {
+  if (image.manifest.consistency !== 'frozen') {
+    throw new SluiceError(
+      'ERR_SLUICE_RESTORE_MISMATCH',
+      'The image was taken while the process ran: it is no state that the process ever was in',
+      { pid },
+    );
+  }
+  const wanted = image.processes.find((process) => process.pid === pid);
+  if (wanted === undefined) {
+    const held = image.processes.map((process) => process.pid).join(', ');
+    throw new SluiceError(
+      'ERR_SLUICE_NO_SUCH_PROCESS_IN_IMAGE',
+      `The image holds process ${held}, not ${pid}`,
+      { pid },
+    );
+  }
+  if (wanted.startTimeTicks !== startTimeTicks) {
+    throw mismatch(
+      pid,
+      `it was started ${startTimeTicks} ticks after boot, the one of the image ${wanted.startTimeTicks}`,
+    );
+  }
+  const executable = await readlink(`/proc/${pid}/exe`).catch((cause: unknown) => {
+    const message = `Process ${pid} has ended`;
+    throw new SluiceError('ERR_SLUICE_TARGET_EXITED', message, { pid, cause });
+  });
+  if (plainPath(executable) !== plainPath(wanted.executable)) {
+    throw mismatch(pid, `it runs ${executable}, and ran ${wanted.executable}`);
+  }
+  return wanted;
+}
+
+function mismatch(pid: number, what: string): SluiceError {
+  return new SluiceError(
+    'ERR_SLUICE_RESTORE_MISMATCH',
+    `Process ${pid} is another one than in the image: ${what}`,
+    { pid },
+  );
+}
+
+function plainPath(path: string): string {
+  return path.replace(/ \(deleted\)$/, '');
+}

@@ -1,0 +1,158 @@
+/** The order of a restore: everything that can fail first, then the changes, then the bytes. */
+import { addon, type NativeRestoreResult } from '@sluice/native';
+import { createLoner, type PinnedWorker } from '@sluice/workers';
+import { AbortError, fromNative, SluiceError } from '../errors.js';
+import type { Image } from '../image/index.js';
+import type { ManifestProcess } from '../image/manifest.js';
+import type { ResolvedRestoreOptions } from '../session/options.js';
+import { type AddressRange, flatRanges, overlaps, readRanges, storedRanges } from './ranges.js';
+
+export interface RestoreOutcome {
+  native: NativeRestoreResult;
+  /** From detaching. */
+  warnings: string[];
+}
+
+/**
+ * Restores one process. Whatever happens, it runs and is rid of the helper when this comes back.
+ *
+ * @throws `SluiceError`; `AbortError` if `signal` said so before anything was changed.
+ */
+export async function runRestore(
+  image: Image,
+  wanted: ManifestProcess,
+  { freezeTimeoutMs, signal }: ResolvedRestoreOptions,
+): Promise<RestoreOutcome> {
+  const { pid, startTimeTicks, vmas, threads } = wanted;
+  const stored = storedRanges(image.runs(pid));
+  checkAbort(signal);
+  const handle = addon.restoreOpen({
+    pid,
+    startTimeTicks,
+    vmas,
+    threads,
+    stored: flatRanges(stored),
+    leftOut: flatRanges(wanted.leftOut),
+    freezeTimeoutMs,
+  });
+  const cancel = () => addon.restoreCancel(handle);
+  signal?.addEventListener('abort', cancel, { once: true });
+  process.on('exit', cancel);
+  try {
+    const warnings = await onWorker(handle, async (worker) => {
+      try {
+        await worker.call('restoreAttach', handle);
+        await worker.call('restoreCheck', handle);
+        checkAbort(signal);
+        const fixed = await worker.call('restoreFreeze', handle);
+        await checkFixed(image, wanted, stored, fixed, worker, handle);
+        checkAbort(signal);
+      } catch (error) {
+        throw isCancelled(error) && signal?.aborted ? new AbortError(signal.reason) : error;
+      }
+      await worker.call('restoreApply', handle);
+      try {
+        await writePages(image, pid, stored, worker, handle);
+      } catch (error) {
+        throw incomplete(pid, error);
+      }
+      await worker.call('restoreThaw', handle);
+    });
+    return { native: addon.restoreResult(handle), warnings };
+  } finally {
+    process.removeListener('exit', cancel);
+    signal?.removeEventListener('abort', cancel);
+    addon.restoreClose(handle);
+  }
+}
+
+export function checkAbort(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw new AbortError(signal.reason);
+}
+
+/** Runs `work` on a thread of its own, detaches, and returns the warnings of that. */
+async function onWorker(
+  handle: number,
+  work: (worker: PinnedWorker) => Promise<void>,
+): Promise<string[]> {
+  const loner = createLoner('restore');
+  const { worker } = loner;
+  const detach = () =>
+    worker
+      .call('restoreDetach', handle)
+      .catch((error: unknown) => [`Detaching did not end cleanly: ${fromNative(error).message}`]);
+  try {
+    await worker.ready();
+    try {
+      await work(worker);
+    } catch (error) {
+      await detach();
+      throw error;
+    }
+    return await detach();
+  } finally {
+    await loner.close();
+  }
+}
+
+/** What cannot be written must be as it was; so far nothing has been changed. */
+async function checkFixed(
+  image: Image,
+  { pid, vmas }: ManifestProcess,
+  stored: readonly AddressRange[],
+  fixed: BigUint64Array,
+  worker: PinnedWorker,
+  handle: number,
+): Promise<void> {
+  const ranges: AddressRange[] = [];
+  for (let i = 0; i + 1 < fixed.length; i += 2) {
+    ranges.push({ start: fixed[i] ?? 0n, end: fixed[i + 1] ?? 0n });
+  }
+  for (const { start, end } of overlaps(stored, ranges)) {
+    let at = start;
+    for await (const bytes of image.chunks(pid, start, Number(end - start))) {
+      if (!(await worker.call('restoreHolds', handle, at, bytes))) {
+        const path = vmas.find((vma) => vma.start <= at && vma.end > at)?.path ?? '';
+        throw new SluiceError(
+          'ERR_SLUICE_RESTORE_MISMATCH',
+          `The bytes from 0x${at.toString(16)} on (${path}) are not as they were, and cannot be written`,
+          { pid },
+        );
+      }
+      at += BigInt(bytes.length);
+    }
+  }
+}
+
+/** Reads the next pages while the last ones are written. */
+async function writePages(
+  image: Image,
+  pid: number,
+  stored: readonly AddressRange[],
+  worker: PinnedWorker,
+  handle: number,
+): Promise<void> {
+  let writing: Promise<void> = Promise.resolve();
+  for await (const { ranges, bytes } of readRanges(image, pid, stored)) {
+    await writing;
+    writing = worker.call('restoreWrite', handle, flatRanges(ranges), bytes);
+    // It is awaited later; a failure until then is no unhandled one.
+    writing.catch(() => {});
+  }
+  await writing;
+}
+
+function incomplete(pid: number, cause: unknown): Error {
+  const error = fromNative(cause, { pid });
+  const code = SluiceError.isSluiceError(error) ? error.code : undefined;
+  if (code === 'ERR_SLUICE_RESTORE_INCOMPLETE' || code === 'ERR_SLUICE_TARGET_EXITED') return error;
+  return new SluiceError(
+    'ERR_SLUICE_RESTORE_INCOMPLETE',
+    `The memory of process ${pid} is half restored: ${error.message}`,
+    { pid, cause: error },
+  );
+}
+
+function isCancelled(error: unknown): boolean {
+  return (error as { code?: unknown }).code === 'ERR_SLUICE_CANCELLED';
+}

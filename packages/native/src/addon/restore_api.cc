@@ -1,0 +1,246 @@
+// Restores by number, as session_api.cc has it for dumps.
+#include <cstring>
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include "addon/api.h"
+#include "addon/values.h"
+#include "restore/restore_session.h"
+
+namespace sluice::addon {
+namespace {
+
+std::mutex g_mutex;
+std::map<uint32_t, std::shared_ptr<RestoreSession>> g_restores;
+uint32_t g_next = 1;
+
+// Keeps the restore alive for the length of the call, even if it is closed meanwhile.
+std::shared_ptr<RestoreSession> restore_of(const Napi::CallbackInfo& info) {
+  const std::lock_guard<std::mutex> lock(g_mutex);
+  const auto found = g_restores.find(info[0].As<Napi::Number>().Uint32Value());
+  if (found == g_restores.end()) {
+    throw Error("CANCELLED", 0, "", 0, "the restore is closed");
+  }
+  return found->second;
+}
+
+using Body = Napi::Value (*)(const Napi::CallbackInfo& info, RestoreSession* restore);
+template <Body body>
+Napi::Value on_restore(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    const auto restore = restore_of(info);
+    try {
+      return body(info, restore.get());
+    } catch (const Error& error) {
+      throw restore->explain(error);
+    }
+  });
+}
+
+uint64_t big_of(const Napi::Object& object, const char* name) {
+  bool lossless = false;
+  return object.Get(name).As<Napi::BigInt>().Uint64Value(&lossless);
+}
+int64_t big_signed_of(const Napi::Object& object, const char* name) {
+  bool lossless = false;
+  return object.Get(name).As<Napi::BigInt>().Int64Value(&lossless);
+}
+
+VmaKind kind_of(const std::string& name) {
+  for (const VmaKind kind : {VmaKind::kAnonymous, VmaKind::kPrivateFile, VmaKind::kSharedFile,
+                             VmaKind::kSharedMemory, VmaKind::kDeletedFile, VmaKind::kVdso}) {
+    if (name == vma_kind_name(kind)) {
+      return kind;
+    }
+  }
+  return VmaKind::kExcluded;
+}
+
+WantedVma vma_of(const Napi::Object& given) {
+  WantedVma vma;
+  Mapping& mapping = vma.mapping;
+  mapping.start = big_of(given, "start");
+  mapping.end = big_of(given, "end");
+  mapping.offset = big_of(given, "offset");
+  mapping.inode = big_of(given, "inode");
+  mapping.shared = given.Get("shared").ToBoolean();
+  mapping.path = text_of(given, "path");
+  const std::string protection = text_of(given, "protection");
+  mapping.readable = protection.find('r') != std::string::npos;
+  mapping.writable = protection.find('w') != std::string::npos;
+  mapping.executable = protection.find('x') != std::string::npos;
+  sscanf(text_of(given, "device").c_str(), "%x:%x", &mapping.dev_major, &mapping.dev_minor);
+  vma.kind = kind_of(text_of(given, "kind"));
+  vma.flags = text_of(given, "vmFlags");
+  const Napi::Value file = given.Get("file");
+  if (file.IsObject()) {
+    const auto noted = file.As<Napi::Object>();
+    MappedFile behind;
+    behind.path = text_of(noted, "path");
+    behind.device = big_of(noted, "device");
+    behind.inode = big_of(noted, "inode");
+    behind.bytes = big_of(noted, "bytes");
+    behind.modified_ns = big_signed_of(noted, "modifiedNs");
+    behind.changed_ns = big_signed_of(noted, "changedNs");
+    vma.file = behind;
+  }
+  return vma;
+}
+
+WantedThread thread_of(const Napi::Object& given) {
+  WantedThread thread;
+  thread.tid = static_cast<pid_t>(integer_of(given, "tid"));
+  const auto registers = given.Get("registers").As<Napi::Uint8Array>();
+  if (registers.ByteLength() != sizeof thread.registers) {
+    throw Error("RESTORE_MISMATCH", 0, "", 0, "the image is of another architecture");
+  }
+  std::memcpy(&thread.registers, registers.Data(), sizeof thread.registers);
+  return thread;
+}
+
+// Start and end by turns.
+std::vector<PageRange> ranges_of(const Napi::Value& given) {
+  const auto array = given.As<Napi::BigUint64Array>();
+  std::vector<PageRange> ranges;
+  ranges.reserve(array.ElementLength() / 2);
+  for (size_t i = 0; i + 1 < array.ElementLength(); i += 2) {
+    ranges.push_back({array[i], array[i + 1]});
+  }
+  return ranges;
+}
+
+template <typename Item, typename Convert>
+std::vector<Item> items_of(const Napi::Object& object, const char* name, Convert convert) {
+  const auto array = object.Get(name).As<Napi::Array>();
+  std::vector<Item> items;
+  items.reserve(array.Length());
+  for (uint32_t i = 0; i < array.Length(); ++i) {
+    items.push_back(convert(array.Get(i).As<Napi::Object>()));
+  }
+  return items;
+}
+
+Napi::Value restore_open(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const auto given = info[0].As<Napi::Object>();
+    RestoreOptions options;
+    options.pid = static_cast<pid_t>(integer_of(given, "pid"));
+    options.start_time_ticks = big_of(given, "startTimeTicks");
+    options.vmas = items_of<WantedVma>(given, "vmas", vma_of);
+    options.threads = items_of<WantedThread>(given, "threads", thread_of);
+    options.stored = ranges_of(given.Get("stored"));
+    options.left_out = ranges_of(given.Get("leftOut"));
+    options.freeze_timeout_ms = static_cast<uint64_t>(integer_of(given, "freezeTimeoutMs"));
+    const auto restore = std::make_shared<RestoreSession>(std::move(options));
+    const std::lock_guard<std::mutex> lock(g_mutex);
+    const uint32_t handle = g_next++;
+    g_restores.emplace(handle, restore);
+    return number(env, handle);
+  });
+}
+
+Napi::Value restore_close(const Napi::CallbackInfo& info) {
+  std::shared_ptr<RestoreSession> closing;
+  const std::lock_guard<std::mutex> lock(g_mutex);
+  const auto found = g_restores.find(info[0].As<Napi::Number>().Uint32Value());
+  if (found != g_restores.end()) {
+    closing = std::move(found->second);
+    g_restores.erase(found);
+  }
+  return info.Env().Undefined();
+}
+
+Napi::Value restore_cancel(const Napi::CallbackInfo& info, RestoreSession* restore) {
+  restore->cancel();
+  return info.Env().Undefined();
+}
+
+Napi::Value restore_result(const Napi::CallbackInfo& info, RestoreSession* restore) {
+  const Napi::Env env = info.Env();
+  const RestoreResult& result = restore->result();
+  Napi::Object object = Napi::Object::New(env);
+  const auto set = [&](const char* name, auto value) {
+    object.Set(name, number(env, static_cast<double>(value)));
+  };
+  set("pagesWritten", result.pages_written);
+  set("pagesDropped", result.pages_dropped);
+  set("mappingsMapped", result.mappings_mapped);
+  set("mappingsUnmapped", result.mappings_unmapped);
+  set("mappingsProtected", result.mappings_protected);
+  set("freezingUs", result.freezing_us);
+  set("frozenUs", result.frozen_us);
+  object.Set("warnings", texts(env, result.warnings));
+  return object;
+}
+
+Napi::Value restore_attach(const Napi::CallbackInfo& info, RestoreSession* restore) {
+  restore->attach();
+  return info.Env().Undefined();
+}
+
+Napi::Value restore_check(const Napi::CallbackInfo& info, RestoreSession* restore) {
+  restore->check();
+  return info.Env().Undefined();
+}
+
+Napi::Value restore_freeze(const Napi::CallbackInfo& info, RestoreSession* restore) {
+  const std::vector<PageRange> fixed = restore->freeze();
+  Napi::BigUint64Array array = Napi::BigUint64Array::New(info.Env(), fixed.size() * 2);
+  for (size_t i = 0; i < fixed.size(); ++i) {
+    array[2 * i] = fixed[i].start;
+    array[2 * i + 1] = fixed[i].end;
+  }
+  return array;
+}
+
+Napi::Value restore_holds(const Napi::CallbackInfo& info, RestoreSession* restore) {
+  bool lossless = false;
+  const uint64_t address = info[1].As<Napi::BigInt>().Uint64Value(&lossless);
+  const auto given = info[2].As<Napi::Uint8Array>();
+  const bool same = restore->holds(RemotePtr(address), {given.Data(), given.ByteLength()});
+  return Napi::Boolean::New(info.Env(), same);
+}
+
+Napi::Value restore_apply(const Napi::CallbackInfo& info, RestoreSession* restore) {
+  restore->apply();
+  return info.Env().Undefined();
+}
+
+Napi::Value restore_write(const Napi::CallbackInfo& info, RestoreSession* restore) {
+  const auto given = info[2].As<Napi::Uint8Array>();
+  restore->write(ranges_of(info[1]), {given.Data(), given.ByteLength()});
+  return info.Env().Undefined();
+}
+
+Napi::Value restore_thaw(const Napi::CallbackInfo& info, RestoreSession* restore) {
+  restore->thaw();
+  return info.Env().Undefined();
+}
+
+Napi::Value restore_detach(const Napi::CallbackInfo& info, RestoreSession* restore) {
+  return texts(info.Env(), restore->detach());
+}
+
+}  // namespace
+
+void add_restore_api(Napi::Env env, Napi::Object exports) {
+  const auto add = [&](const char* name, Napi::Value (*function)(const Napi::CallbackInfo&)) {
+    exports.Set(name, Napi::Function::New(env, function, name));
+  };
+  add("restoreOpen", restore_open);
+  add("restoreClose", restore_close);
+  add("restoreCancel", on_restore<restore_cancel>);
+  add("restoreResult", on_restore<restore_result>);
+  add("restoreAttach", on_restore<restore_attach>);
+  add("restoreCheck", on_restore<restore_check>);
+  add("restoreFreeze", on_restore<restore_freeze>);
+  add("restoreHolds", on_restore<restore_holds>);
+  add("restoreApply", on_restore<restore_apply>);
+  add("restoreWrite", on_restore<restore_write>);
+  add("restoreThaw", on_restore<restore_thaw>);
+  add("restoreDetach", on_restore<restore_detach>);
+}
+
+}  // namespace sluice::addon

@@ -1,0 +1,154 @@
+// One restore of one image into one live process. Functions marked "worker" block and must all be
+// called from the same thread, in this order:
+//
+//   attach   a helper is started in the process
+//   check    whatever can be known while the process runs
+//   freeze   all threads stop, and everything is checked again; nothing is changed yet
+//   apply    mappings are brought back, and pages dropped that the image does not have
+//   write    pages of the image, any number of times
+//   thaw
+//   detach   the helper is ended; always to be called
+//
+// From `apply` on, failure leaves the memory half restored. detach() thaws in any case.
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/scoped_fd.h"
+#include "pages/page_scan.h"
+#include "restore/restore_plan.h"
+#include "target/freeze.h"
+#include "target/helper_remote.h"
+#include "target/target_memory.h"
+#include "target/tracer_task.h"
+
+namespace sluice {
+
+struct WantedThread {
+  pid_t tid = 0;
+  arch::Registers registers{};
+};
+
+struct RestoreOptions {
+  pid_t pid = 0;
+  uint64_t start_time_ticks = 0;
+  // All ascending and not overlapping.
+  std::vector<WantedVma> vmas;
+  std::vector<WantedThread> threads;
+  std::vector<PageRange> stored;
+  std::vector<PageRange> left_out;
+  uint64_t freeze_timeout_ms = 0;
+};
+
+struct RestoreResult {
+  uint64_t pages_written = 0;
+  uint64_t pages_dropped = 0;
+  uint64_t mappings_mapped = 0;
+  uint64_t mappings_unmapped = 0;
+  uint64_t mappings_protected = 0;
+  double freezing_us = 0;
+  double frozen_us = 0;
+  std::vector<std::string> warnings;
+};
+
+class RestoreSession {
+ public:
+  // Looks at the process and refuses what cannot be traced; touches nothing.
+  explicit RestoreSession(RestoreOptions options);
+  ~RestoreSession();
+  RestoreSession(const RestoreSession&) = delete;
+  RestoreSession& operator=(const RestoreSession&) = delete;
+
+  // Any thread: freezing is given up. What has been begun after that is brought to its end.
+  void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
+  const RestoreResult& result() const { return result_; }
+  // What is really behind a failure: with a process that ended, calls fail in many ways.
+  Error explain(const Error& error) const;
+
+  // Worker. Throws TARGET_EXITED, PERMISSION, ALREADY_TRACED, INJECTION.
+  void attach();
+  // Worker. Throws RESTORE_MISMATCH, FILE_CHANGED.
+  void check();
+  // Worker. Throws the same, CANCELLED, FREEZE_TIMEOUT; then the process runs. Returns the parts of
+  // the memory that cannot be written: what is stored of them must hold() before apply().
+  std::vector<PageRange> freeze();
+  // Worker. The process has these bytes at `address`.
+  bool holds(RemotePtr address, std::span<const uint8_t> bytes);
+  // Worker. Throws RESTORE_INCOMPLETE; any other error means that all was put back.
+  void apply();
+  // Worker. `bytes` are those of `ranges`, one after the other. Throws RESTORE_INCOMPLETE.
+  void write(const std::vector<PageRange>& ranges, std::span<const uint8_t> bytes);
+  // Worker.
+  void thaw();
+  // Worker. Never throws for a process that is gone. Returns warnings.
+  std::vector<std::string> detach();
+
+ private:
+  void start_helper();
+  void raise_limits();
+  void stop_all();
+  void abandon();
+  bool has_ended() const;
+  std::vector<Mapping> maps() const;
+  std::vector<PresentVma> present_vmas();
+  HeapBounds heap_bounds();
+  void check_alone() const;
+  void check_threads(const std::vector<pid_t>& tids) const;
+  void check_registers() const;
+  void check_memory();
+  void check_file(const WantedVma& then, const Mapping& now, MappedFiles* files) const;
+  void check_left_alone() const;
+  void check_forced_write();
+  void open_file(size_t index);
+  void open_shared_for_writing();
+  bool all_stored(PageRange range) const;
+  int64_t remote(long number, std::initializer_list<uint64_t> args);
+  int64_t make(const RestoreCall& call);
+  void undo(const RestoreCall& call);
+  void make_calls();
+  void count(const RestoreCall& call);
+  bool is_in_pieces(const WantedVma& vma, const std::vector<Mapping>& present) const;
+  void join_pieces();
+  void check_result();
+  void drop_pages();
+  void drop_private(const WantedVma& vma);
+  void clear_object(const WantedVma& vma);
+  ScopedFd open_mapped(const WantedVma& vma, int flags) const;
+  void refill(const WantedVma& vma, PageRange range);
+  uint64_t write_range(const WantedVma& vma, PageRange range, const uint8_t* bytes);
+  uint64_t write_shared(const WantedVma& vma, PageRange range, const uint8_t* bytes);
+  bool write_memory(RemotePtr to, const void* from, size_t bytes);
+  const WantedVma& vma_at(uint64_t address) const;
+
+  RestoreOptions options_;
+  std::atomic<bool> cancelled_{false};
+  ScopedFd pidfd_;
+  std::unique_ptr<TracerTask> tracer_;
+  std::unique_ptr<TargetMemory> memory_;
+  std::unique_ptr<PageScan> scan_;
+  arch::Gadgets gadgets_;
+  std::unique_ptr<Helper> helper_;
+  std::vector<HelperRemains> remains_;
+  std::unique_ptr<Freeze> freeze_;
+  ScopedFd mem_;  // for writing
+  // Flags and the maps that they belong to.
+  std::vector<Mapping> flagged_maps_;
+  std::vector<VmFlags> flags_;
+  RestorePlan plan_;
+  std::map<size_t, int> helper_files_;  // by index of the VMA, descriptor in the helper
+  // Behind shared memory that it maps read-only.
+  std::map<const WantedVma*, ScopedFd> shared_files_;
+  // Stored or left out: what is not to be dropped.
+  std::vector<PageRange> kept_;
+  RestoreResult result_;
+};
+
+}  // namespace sluice
