@@ -27,6 +27,9 @@ export interface Defaults {
   shards: number;
 }
 
+/** Pages that are written again and again are in several rounds. */
+const ROUNDS_SHARE = 2;
+
 /** A small dump: enough to learn the defaults. */
 const SMALL_MIB = 16;
 
@@ -59,10 +62,19 @@ export class Bench {
     this.#tell(text);
   }
 
-  /** The sizes that fit, ascending. */
-  sizes(wanted = this.options.sizesMib): number[] {
-    return wanted.filter((mib) => {
-      const shortage = shortageFor(mib, this.scratch);
+  /** The sizes that fit under one freeze, ascending. */
+  sizes(): number[] {
+    return this.#fitting(this.options.sizesMib, 1);
+  }
+
+  /** The sizes for dumps in rounds that fit, ascending. */
+  roundsSizes(): number[] {
+    return this.#fitting(this.options.roundsSizesMib, ROUNDS_SHARE);
+  }
+
+  #fitting(sizesMib: number[], imageShare: number): number[] {
+    return sizesMib.filter((mib) => {
+      const shortage = shortageFor(mib, mib * imageShare, this.scratch);
       if (shortage !== undefined) this.#skippedSizes.set(mib, shortage);
       return shortage === undefined;
     });

@@ -61,7 +61,7 @@ interface SizeRuns {
 export async function rounds(bench: Bench): Promise<Figure> {
   const { capture, tracker, trackerReason } = await bench.defaults();
   if (tracker === 'none') throw new Skipped(`no rounds here: ${trackerReason}`);
-  const sizes = bench.sizes(bench.options.roundsSizesMib);
+  const sizes = bench.roundsSizes();
   if (sizes.length === 0) throw new Skipped('no target of the sizes asked for fits here');
   const compared = sizes.includes(COMPARED_MIB) ? COMPARED_MIB : at(sizes, -1);
   const cases: Case[] = [
