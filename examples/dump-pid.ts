@@ -18,9 +18,13 @@ async function dumpAndLook(pid: number, dir: string): Promise<void> {
 
   // A dump can be awaited, or iterated for its progress first. An AbortSignal ends it early.
   const run = target.dump({ dir, signal: AbortSignal.timeout(60_000) });
-  for await (const { phase, elapsedMs } of run) console.log(`  ${elapsedMs} ms: ${phase}`);
-  const { pages_written, frozen_time, total_time } = await run;
-  console.log(`${pages_written} pages, frozen ${frozen_time} us of ${total_time} us`);
+  for await (const { phase, round, elapsedMs } of run) {
+    const which = round === null ? '' : `, ${round.kind} round ${round.number}`;
+    console.log(`  ${elapsedMs} ms: ${phase}${which}`);
+  }
+  const { pages_written, rounds, frozen_time, total_time } = await run;
+  console.log(`${pages_written} pages in ${rounds.length} rounds`);
+  console.log(`frozen ${frozen_time} us of ${total_time} us`);
 
   await using image = await openImage(dir);
   const { pieces } = await image.verify();

@@ -1,5 +1,5 @@
 /** What the main job prints. */
-import type { DumpResult } from '@sluice/core';
+import type { DumpResult, RoundResult } from '@sluice/core';
 import type { Comparison } from './compare.js';
 import type { LoadWindow } from './load-generator.js';
 
@@ -27,22 +27,37 @@ export function printWorkload(
 }
 
 export function printDump(dump: DumpResult, before: LoadWindow, during: LoadWindow): void {
-  const { bytes_written, pages_written, shards, capture, lanes, io } = dump;
-  const { frozen_time, memwrite_time, total_time } = dump;
-  const running = ms((total_time - frozen_time) / 1000);
+  const { bytes_written, pages_written, rounds, shards, capture, lanes, io } = dump;
+  const { frozen_time, total_time } = dump;
+  const writing_time = rounds.reduce((sum, round) => sum + round.memwrite_time, 0);
   print('Dump', [
-    `${mib(bytes_written)} in ${pages_written} pages, written to ${shards} shards`,
+    `${mib(bytes_written)} in ${pages_written} pages, each round written to ${shards} shards`,
     `captured by ${capture} in ${lanes} lanes, ${io} output`,
   ]);
+  print('Rounds', rounds.map(describeRound));
   print('Freeze', [
     `${ms(frozen_time / 1000)} as Sluice measured it`,
-    `${ms(during.longestMs)} as the clients saw it: the longest of ${during.requests} requests`,
-    `${ms(before.longestMs)} was the longest of ${before.requests} before, the median ${ms(before.medianMs)}`,
+    describeWindow(during, 'during the dump'),
+    describeWindow(before, 'in the second before'),
   ]);
+  const running = ms((total_time - frozen_time) / 1000);
   print('Time', [`${ms(total_time / 1000)} in all; the server ran for ${running} of it`]);
   print('Throughput', [
-    `${rate(bytes_written, memwrite_time)} while writing, ${rate(bytes_written, total_time)} in all`,
+    `${rate(bytes_written, writing_time)} while writing, ${rate(bytes_written, total_time)} in all`,
   ]);
+}
+
+function describeRound(round: RoundResult, index: number): string {
+  const { kind, pages_written, bytes_written, memwrite_time } = round;
+  const [number, pages] = [`${index + 1}`.padStart(2), `${pages_written}`.padStart(7)];
+  const [size, time] = [mib(bytes_written).padStart(9), ms(memwrite_time / 1000).padStart(8)];
+  const when = kind === 'live' ? 'while the server ran' : 'as they were in the freeze';
+  return `${number}: ${pages} pages, ${size}, ${time}, ${when}`;
+}
+
+function describeWindow({ requests, medianMs, longestMs }: LoadWindow, when: string): string {
+  const slowest = `${ms(longestMs)} was the slowest of ${requests} requests ${when}`;
+  return `${slowest}, the median ${ms(medianMs)}`;
 }
 
 export function printProof({ verifiedPieces, comparison, after }: Report): void {

@@ -1,6 +1,6 @@
 /**
- * The main job, `npm start`: dumps a key-value server while clients use it, and proves that the image
- * of it is right. Exit status 0 if it is.
+ * The main job, `npm start`: dumps a key-value server in rounds while clients use it, and proves that
+ * the image of it is right. Exit status 0 if it is.
  *
  *   node main-job.js [DIR]     where images go; `out` in the repository if not given
  */

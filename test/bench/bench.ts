@@ -12,19 +12,29 @@ const DUMP_ONCE = fileURLToPath(new URL('./dump_once.js', import.meta.url));
 const MEBI = 1024 ** 2;
 
 export type DumpChoice = Omit<DumpRequest['options'], 'dir'>;
+export type Faults = NonNullable<DumpRequest['faults']>;
 
 /** How dumps are made here when nothing is asked for. */
 export interface Defaults {
   capture: string;
   /** Why it is not vmsplice, or ``. */
   captureReason: string;
+  tracker: string;
+  /** Why it is none, or ``. */
+  trackerReason: string;
   io: string;
   lanes: number;
   shards: number;
 }
 
+/** Pages that are written again and again are in several rounds. */
+const ROUNDS_SHARE = 2;
+
 /** A small dump: enough to learn the defaults. */
 const SMALL_MIB = 16;
+
+/** To be said by figures that are held against it. */
+export const NO_GCORE = 'gcore is not installed (package gdb): nothing to compare with';
 
 /** A figure cannot be had here; the message says why. */
 export class Skipped extends Error {}
@@ -37,6 +47,7 @@ export class Bench {
   readonly warnings = new Set<string>();
   readonly #tell: (text: string) => void;
   readonly #skippedSizes = new Map<number, string>();
+  readonly hasGcore = isInstalled('gcore');
   readonly #canSync = isInstalled('sync');
   #defaults: Defaults | undefined;
 
@@ -51,10 +62,19 @@ export class Bench {
     this.#tell(text);
   }
 
-  /** The sizes that fit, ascending. */
+  /** The sizes that fit under one freeze, ascending. */
   sizes(): number[] {
-    return this.options.sizesMib.filter((mib) => {
-      const shortage = shortageFor(mib, this.scratch);
+    return this.#fitting(this.options.sizesMib, 1);
+  }
+
+  /** The sizes for dumps in rounds that fit, ascending. */
+  roundsSizes(): number[] {
+    return this.#fitting(this.options.roundsSizesMib, ROUNDS_SHARE);
+  }
+
+  #fitting(sizesMib: number[], imageShare: number): number[] {
+    return sizesMib.filter((mib) => {
+      const shortage = shortageFor(mib, mib * imageShare, this.scratch);
       if (shortage !== undefined) this.#skippedSizes.set(mib, shortage);
       return shortage === undefined;
     });
@@ -88,9 +108,9 @@ export class Bench {
   }
 
   /** Dumps a target in a new process, and removes the image. */
-  async dump(target: BenchTarget, choice: DumpChoice): Promise<DumpSample> {
+  async dump(target: BenchTarget, choice: DumpChoice, faults: Faults = []): Promise<DumpSample> {
     const dir = join(this.scratch, 'image');
-    const request: DumpRequest = { pid: target.pid, options: { ...choice, dir } };
+    const request: DumpRequest = { pid: target.pid, options: { ...choice, dir }, faults };
     try {
       const before = await target.usage();
       const args = [DUMP_ONCE, JSON.stringify(request)];
@@ -110,13 +130,25 @@ export class Bench {
     }
   }
 
+  /** Dumps a target with gcore, and removes the file. */
+  async gcore({ pid }: BenchTarget): Promise<void> {
+    const prefix = join(this.scratch, 'core');
+    try {
+      await runProgram('gcore', 'gcore', ['-o', prefix, String(pid)], { group: true });
+    } finally {
+      await rm(`${prefix}.${pid}`, { force: true });
+      await this.settle();
+    }
+  }
+
   /** Learnt from a first dump, which also brings all programs into the page cache. */
   async defaults(): Promise<Defaults> {
     if (this.#defaults === undefined) {
       const choice = { checksum: 'none' } as const;
       const { result } = await this.withTarget(SMALL_MIB, (target) => this.dump(target, choice));
-      const { capture, capture_reason: captureReason, io, lanes, shards } = result;
-      this.#defaults = { capture, captureReason, io, lanes, shards };
+      const { capture, tracker, io, lanes, shards } = result;
+      const { capture_reason: captureReason, tracker_reason: trackerReason } = result;
+      this.#defaults = { capture, captureReason, tracker, trackerReason, io, lanes, shards };
     }
     return this.#defaults;
   }

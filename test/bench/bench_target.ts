@@ -3,10 +3,30 @@ import { programOf } from './machine.js';
 import { Conversation } from './processes.js';
 import type { CpuTime } from './sample.js';
 
+const NS_PER_US = 1000;
+const US_PER_SECOND = 1e6;
+
 /** CPU time of a process and of the children it has reaped. */
 export interface Usage {
   self: CpuTime;
   children: CpuTime;
+}
+
+/** A time in which a thread of the target stood still. Microseconds. */
+export interface Stop {
+  /** Of CLOCK_MONOTONIC, as `process.hrtime`. */
+  fromUs: number;
+  us: number;
+  /** Part of it in which the thread could run and waited for a CPU. */
+  waitedUs: number;
+}
+
+/** What a thread of the target saw that does nothing but read the clock. */
+export interface Watched {
+  /** Longest time between two looks at the clock, whatever the reason. */
+  gapUs: number;
+  /** Those in which it was stopped. */
+  stops: Stop[];
 }
 
 export class BenchTarget {
@@ -34,12 +54,24 @@ export class BenchTarget {
     return this.#conversation.ask('usage');
   }
 
-  /** Runs `work` while the target watches itself; resolves to the longest pause that it saw. */
-  async longestPauseUs(work: () => Promise<void>): Promise<number> {
+  /** Runs `work` while the target watches itself. */
+  async watch(work: () => Promise<void>): Promise<Watched> {
     await this.#conversation.ask('watch');
     await work();
-    const { gapUs } = await this.#conversation.ask<{ gapUs: number }>('gap');
-    return gapUs;
+    return this.#conversation.ask('gap');
+  }
+
+  /** Makes it write so many random words a second, until its end. */
+  async write(wordsPerSecond: number): Promise<void> {
+    await this.#conversation.ask(`write ${wordsPerSecond}`);
+  }
+
+  /** Words that it wrote a second between two times of `process.hrtime`, in microseconds. */
+  async writtenPerSecond(fromUs: number, toUs: number): Promise<number> {
+    const ns = (us: number) => Math.round(us * NS_PER_US);
+    const command = `written ${ns(fromUs)} ${ns(toUs)}`;
+    const { words } = await this.#conversation.ask<{ words: number }>(command);
+    return words / ((toUs - fromUs) / US_PER_SECOND);
   }
 
   close(): Promise<void> {

@@ -5,7 +5,8 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { openTarget } from '@sluice/core';
-import { type CpuTime, cpuBetween, type DumpAnswer, type DumpRequest } from './sample.js';
+import { withFaults } from '../harness/faults.js';
+import { type CpuTime, clockUs, cpuBetween, type DumpAnswer, type DumpRequest } from './sample.js';
 
 const SETTLE_MS = 200;
 /** Clock ticks of proc_pid_stat(5): 100 a second on every x86-64. */
@@ -36,7 +37,10 @@ function statusBytes(key: 'VmRSS' | 'VmHWM'): number {
   return Number(found[1]) * 1024;
 }
 
-async function dumpOnce({ pid, options }: DumpRequest, signal: AbortSignal): Promise<DumpAnswer> {
+async function dumpOnce(
+  { pid, options, faults = [] }: DumpRequest,
+  signal: AbortSignal,
+): Promise<DumpAnswer> {
   await sleep(SETTLE_MS);
   writeFileSync('/proc/self/clear_refs', RESET_PEAK);
   const idleBytes = statusBytes('VmRSS');
@@ -44,13 +48,15 @@ async function dumpOnce({ pid, options }: DumpRequest, signal: AbortSignal): Pro
   const tracers = childrenCpu();
 
   const target = await openTarget(pid);
-  const startMs = performance.now();
-  const { dir, left_out, rounds, ...result } = await target.dump({ ...options, signal });
-  const dumpUs = (performance.now() - startMs) * 1000;
+  const startUs = clockUs();
+  const run = () => target.dump({ ...options, signal }).finally();
+  const { dir, left_out, held, ...result } = await withFaults(faults, run);
+  const dumpUs = clockUs() - startUs;
   await target.close();
 
   return {
     result,
+    startUs,
     dumpUs,
     threadsCpu: cpuBetween(threads, ownCpu()),
     tracersCpu: cpuBetween(tracers, childrenCpu()),

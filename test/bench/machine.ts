@@ -51,16 +51,20 @@ function fileSystemOf(dir: string): string {
   return FILE_SYSTEMS.get(type) ?? `file system 0x${type.toString(16)}`;
 }
 
-/** Why a target of this size cannot be dumped here, or `undefined` if it can. */
-export function shortageFor(mib: number, dir: string): string | undefined {
-  const inMemory = fileSystemOf(dir) === 'tmpfs' ? 2 : 1;
-  const memoryNeeded = mib * MEBI * inMemory + SPARE_MEMORY_BYTES;
+/**
+ * Why a target of this size cannot be dumped here, or `undefined` if it can.
+ *
+ * @param imageMib The image of it.
+ */
+export function shortageFor(mib: number, imageMib: number, dir: string): string | undefined {
+  const imageInMemory = fileSystemOf(dir) === 'tmpfs' ? imageMib : 0;
+  const memoryNeeded = (mib + imageInMemory) * MEBI + SPARE_MEMORY_BYTES;
   const memory = availableMemoryBytes();
   if (memory < memoryNeeded) {
     return `needs ${gib(memoryNeeded)} of memory, ${gib(memory)} is available`;
   }
   const { bavail, bsize } = statfsSync(dir);
-  const diskNeeded = mib * MEBI + SPARE_DISK_BYTES;
+  const diskNeeded = imageMib * MEBI + SPARE_DISK_BYTES;
   const disk = bavail * bsize;
   if (disk < diskNeeded) return `needs ${gib(diskNeeded)} in ${dir}, ${gib(disk)} is free`;
   return undefined;

@@ -10,6 +10,7 @@ import { cpu } from './figures/cpu.js';
 import { lanes } from './figures/lanes.js';
 import { memory } from './figures/memory.js';
 import { pause } from './figures/pause.js';
+import { rounds } from './figures/rounds.js';
 import { throughput } from './figures/throughput.js';
 import { lookAtMachine } from './machine.js';
 import { type BenchOptions, type FigureName, parseOptions, USAGE, UsageError } from './options.js';
@@ -17,6 +18,7 @@ import { endAll } from './processes.js';
 import { type Entry, type Figure, footOf, headOf, type Report, textOf } from './report.js';
 
 const FIGURES: Record<FigureName, (bench: Bench) => Promise<Figure>> = {
+  rounds,
   throughput,
   checksum,
   cpu,

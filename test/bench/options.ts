@@ -3,12 +3,22 @@ import { tmpdir } from 'node:os';
 import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 
-export const FIGURE_NAMES = ['throughput', 'checksum', 'cpu', 'memory', 'lanes', 'pause'] as const;
+export const FIGURE_NAMES = [
+  'rounds',
+  'throughput',
+  'checksum',
+  'cpu',
+  'memory',
+  'lanes',
+  'pause',
+] as const;
 export type FigureName = (typeof FIGURE_NAMES)[number];
 
 export interface BenchOptions {
   /** Sizes of targets in MiB, ascending. */
   sizesMib: number[];
+  /** The same for the figure `rounds`, which needs a larger one. */
+  roundsSizesMib: number[];
   /** Interleaved runs of everything. */
   runs: number;
   /** Where images and raw files are written, in a directory of their own. */
@@ -21,7 +31,8 @@ export interface BenchOptions {
 export const USAGE = `usage: npm run bench -- [options]
 
   --quick           small targets, two runs: shows that it works, its figures say little
-  --sizes A,B,...   sizes of targets in MiB (default 256,1024,4096; with --quick 64,256)
+  --sizes A,B,...   sizes of targets in MiB (default 256,1024,4096, for rounds 8192 too; with --quick
+                    64,256)
   --runs N          runs of everything, 1 to 99 (default 5; with --quick 2)
   --dir DIR         where to write (default: the directory for temporary files)
   --only A,B,...    some of: ${FIGURE_NAMES.join(', ')}
@@ -44,6 +55,7 @@ export function parseOptions(args: string[]): BenchOptions | undefined {
   const quick = values.quick === true;
   return {
     sizesMib: sizesOf(values.sizes ?? (quick ? '64,256' : '256,1024,4096')),
+    roundsSizesMib: sizesOf(values.sizes ?? (quick ? '64,256' : '256,1024,4096,8192')),
     runs: whole('--runs', values.runs ?? (quick ? '2' : '5'), 1, 99),
     dir: resolve(values.dir ?? tmpdir()),
     figures: figuresOf(values.only),

@@ -57,7 +57,7 @@ export function headOf({ machine, options, defaults }: Report): string {
   ];
   return [
     `Linux ${kernel}, Node ${node}, ${cpus} CPUs (${cpu}), ${memory} GiB of memory, ${fileSystem}`,
-    `Default here: ${defaults.capture}, ${defaults.io}, ${defaults.lanes} lanes, ` +
+    `Default here: ${defaults.capture}, ${defaults.tracker}, ${defaults.io}, ${defaults.lanes} lanes, ` +
       `${defaults.shards} shards. Medians of ${options.runs} interleaved runs, (min–max).`,
     ...(reasons.length > 0 ? [`Not to be quoted: ${reasons.join('; ')}.`] : []),
   ].join('\n');

@@ -1,10 +1,13 @@
 /** What one process that makes one dump tells about it: between bench.ts and dump_once.ts. */
 import type { DumpOptions, DumpResult } from '@sluice/core';
+import type { FaultSpec } from '../harness/faults.js';
 
 /** What `dump_once.ts` gets, as JSON in its only argument. */
 export interface DumpRequest {
   pid: number;
-  options: Pick<DumpOptions, 'dir' | 'lanes' | 'capture' | 'io' | 'checksum'>;
+  options: Pick<DumpOptions, 'dir' | 'lanes' | 'capture' | 'io' | 'checksum' | 'rounds'>;
+  /** Failures of system calls, made to order. */
+  faults?: FaultSpec[];
 }
 
 /** CPU time in microseconds. */
@@ -15,7 +18,9 @@ export interface CpuTime {
 
 /** What `dump_once.ts` answers. */
 export interface DumpAnswer {
-  result: Omit<DumpResult, 'dir' | 'left_out' | 'rounds'>;
+  result: Omit<DumpResult, 'dir' | 'left_out' | 'held'>;
+  /** When `dump()` was called: microseconds of CLOCK_MONOTONIC, as `process.hrtime`. */
+  startUs: number;
   /** From the call of `dump()` until the image was published, as the caller sees it. */
   dumpUs: number;
   /** All threads of the dumper. */
@@ -34,6 +39,11 @@ export interface DumpSample extends DumpAnswer {
   helpersCpu: CpuTime;
   /** The target itself, which does nothing of its own meanwhile. */
   targetCpu: CpuTime;
+}
+
+/** Microseconds of CLOCK_MONOTONIC, the same in all processes. */
+export function clockUs(): number {
+  return Number(process.hrtime.bigint()) / 1000;
 }
 
 export function microseconds({ userUs, systemUs }: CpuTime): number {

@@ -32,9 +32,8 @@ it(
     const { status, stdout, stderr } = await runExample(dir, 'main-job', out);
     const text = stdout.toString();
     expect({ status, stderr }, text).toEqual({ status: 0, stderr: '' });
-    for (const word of ['Workload', 'Dump', 'Freeze', 'Time', 'Throughput', 'Proof', 'Image']) {
-      expect(text).toMatch(new RegExp(`^${word} `, 'm'));
-    }
+    const words = ['Workload', 'Dump', 'Rounds', 'Freeze', 'Time', 'Throughput', 'Proof', 'Image'];
+    for (const word of words) expect(text).toMatch(new RegExp(`^${word} `, 'm'));
     expect(readdirSync(out).sort()).toEqual(['.gitignore', 'main-job']);
     // What it says to try next does work.
     const read = /npx sluice read (\S+) (\d+) (0x\w+) (\d+)/.exec(text)?.slice(2) ?? [];

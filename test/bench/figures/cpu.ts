@@ -34,7 +34,7 @@ export async function cpu(bench: Bench): Promise<Figure> {
   const slopes = all.length > 1 ? [slopesBetween(at(all, -2), at(all, -1))] : [];
   const blocks = [...wholes, ...slopes.flatMap(({ perGib, fixed }) => [perGib, fixed])];
   return {
-    title: 'CPU seconds of a dump without checksums',
+    title: 'CPU seconds of a dump under one freeze, without checksums',
     rows: [['', 'backend', 'CPU s', ...PART_NAMES, 'of read'], ...blocks.flatMap(rowsOf)],
     verdicts: slopes.map(({ perGib }) => verdictOf(perGib)),
     notes: [

@@ -17,7 +17,7 @@ const pinnedMib = ({ result }: DumpSample) => result.pinned_peak_bytes / MEBI;
 export async function memory(bench: Bench): Promise<Figure> {
   const all = await backendRuns(bench);
   return {
-    title: 'Memory of the dumper beyond idle, without checksums',
+    title: 'Memory of the dumper beyond idle, under one freeze, without checksums',
     rows: [
       ['', 'backend', 'growth, MiB', 'of smallest', 'idle, MiB', 'pinned in pipes, MiB'],
       ...all.flatMap((one) => BACKENDS.map((backend) => rowOf(one, backend, all))),

@@ -1,11 +1,7 @@
 /** The pause that the target sees, beside that of gcore and beside what the engine says. */
-import { rm } from 'node:fs/promises';
-import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Bench } from '../bench.js';
+import { type Bench, NO_GCORE } from '../bench.js';
 import type { BenchTarget } from '../bench_target.js';
-import { isInstalled } from '../machine.js';
-import { runProgram } from '../processes.js';
 import { type Figure, show, showPercent, sizeName } from '../report.js';
 import { interleave, of, ratioOf, spreadBy, spreadOf } from '../statistics.js';
 
@@ -24,7 +20,7 @@ type Tool = 'Sluice' | 'gcore' | 'nothing';
 
 export async function pause(bench: Bench): Promise<Figure> {
   const mib = bench.middleSize();
-  const hasGcore = isInstalled('gcore');
+  const { hasGcore } = bench;
   const tools: Tool[] = hasGcore ? ['Sluice', 'gcore', 'nothing'] : ['Sluice', 'nothing'];
   const runs = await bench.withTarget(mib, (target) =>
     interleave(bench.options.runs, tools, (tool, round) => {
@@ -54,7 +50,7 @@ export async function pause(bench: Bench): Promise<Figure> {
     verdicts: [],
     notes: [
       'nothing: no dump at all; what the target then sees is what others take of the CPUs',
-      ...(hasGcore ? [] : ['gcore is not installed (package gdb): nothing to compare with']),
+      ...(hasGcore ? [] : [NO_GCORE]),
       `pause seen less frozen_time, ms: ${show(
         spreadOf(sluice.map((run) => (seen(run) - frozen(run)) / MS)),
         2,
@@ -72,26 +68,19 @@ const USES: Record<Tool, (bench: Bench, target: BenchTarget) => Promise<PauseSam
 
 async function withSluice(bench: Bench, target: BenchTarget): Promise<PauseSample> {
   let frozenUs = 0;
-  const seenUs = await target.longestPauseUs(async () => {
-    frozenUs = (await bench.dump(target, { checksum: 'none' })).result.frozen_time;
+  const { gapUs } = await target.watch(async () => {
+    const { result } = await bench.dump(target, { checksum: 'none', rounds: 0 });
+    frozenUs = result.frozen_time;
   });
-  return { seenUs, frozenUs };
+  return { seenUs: gapUs, frozenUs };
 }
 
 async function withGcore(bench: Bench, target: BenchTarget): Promise<PauseSample> {
-  const prefix = join(bench.scratch, 'core');
-  try {
-    const seenUs = await target.longestPauseUs(async () => {
-      await runProgram('gcore', 'gcore', ['-o', prefix, String(target.pid)], { group: true });
-    });
-    return { seenUs, frozenUs: null };
-  } finally {
-    await rm(`${prefix}.${target.pid}`, { force: true });
-    await bench.settle();
-  }
+  const { gapUs } = await target.watch(() => bench.gcore(target));
+  return { seenUs: gapUs, frozenUs: null };
 }
 
 async function withNothing(_bench: Bench, target: BenchTarget): Promise<PauseSample> {
-  const seenUs = await target.longestPauseUs(() => sleep(NOTHING_MS));
-  return { seenUs, frozenUs: null };
+  const { gapUs } = await target.watch(() => sleep(NOTHING_MS));
+  return { seenUs: gapUs, frozenUs: null };
 }
