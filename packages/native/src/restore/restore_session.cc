@@ -38,6 +38,7 @@ namespace {
 
 using Kind = RestoreCall::Kind;
 
+constexpr int kDyingMs = 200;
 constexpr std::chrono::milliseconds kAttachLimit{500};
 constexpr std::chrono::milliseconds kDetachLimit{1000};
 constexpr size_t kMostNamed = 3;
@@ -131,18 +132,20 @@ RestoreSession::RestoreSession(RestoreOptions options) : options_(std::move(opti
 
 RestoreSession::~RestoreSession() = default;
 
-bool RestoreSession::has_ended() const {
+bool RestoreSession::has_ended(int patience_ms) const {
   if (pidfd_) {
     pollfd ended{pidfd_.get(), POLLIN, 0};
-    return poll(&ended, 1, 0) == 1;
+    return poll(&ended, 1, patience_ms) == 1;
   }
   const auto stat = read_stat(options_.pid);
   return !stat || stat->start_time_ticks != options_.start_time_ticks;
 }
 
 Error RestoreSession::explain(const Error& error) const {
-  return has_ended() ? Error("TARGET_EXITED", options_.pid, "", 0, "it ended while it was restored")
-                     : error;
+  // What is being killed refuses calls before it has ended.
+  return has_ended(kDyingMs)
+             ? Error("TARGET_EXITED", options_.pid, "", 0, "it ended while it was restored")
+             : error;
 }
 
 // Without the helper's own.

@@ -96,7 +96,7 @@ class RestoreSession {
   void raise_limits();
   void stop_all();
   void abandon();
-  bool has_ended() const;
+  bool has_ended(int patience_ms = 0) const;
   std::vector<Mapping> maps() const;
   std::vector<PresentVma> present_vmas();
   HeapBounds heap_bounds();
