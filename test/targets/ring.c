@@ -21,13 +21,13 @@ int main(void) {
   }
   const size_t bytes = params.cq_off.cqes + params.cq_entries * sizeof(struct io_uring_cqe);
   char* ring = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, IORING_OFF_SQ_RING);
-  struct io_uring_sqe* entries = mmap(NULL, 4 * sizeof *entries, PROT_READ | PROT_WRITE,
-                                      MAP_SHARED, fd, IORING_OFF_SQES);
+  struct io_uring_sqe* entries =
+      mmap(NULL, 4 * sizeof *entries, PROT_READ | PROT_WRITE, MAP_SHARED, fd, IORING_OFF_SQES);
   char* buffer = mmap(NULL, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   char* source = mmap(NULL, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   FILE* file = tmpfile();
-  if (ring == MAP_FAILED || entries == MAP_FAILED || buffer == MAP_FAILED ||
-      source == MAP_FAILED || file == NULL) {
+  if (ring == MAP_FAILED || entries == MAP_FAILED || buffer == MAP_FAILED || source == MAP_FAILED ||
+      file == NULL) {
     die("set-up");
   }
   memset(buffer, 1, kBytes);
@@ -35,7 +35,8 @@ int main(void) {
   if (syscall(SYS_io_uring_register, fd, IORING_REGISTER_BUFFERS, &registered, 1) != 0) {
     die("io_uring_register");
   }
-  printf("{\"pid\":%d,\"memory\":\"0x%lx\",\"bytes\":%d}\n", getpid(), (unsigned long)buffer, kBytes);
+  printf("{\"pid\":%d,\"memory\":\"0x%lx\",\"bytes\":%d}\n", getpid(), (unsigned long)buffer,
+         kBytes);
   fflush(stdout);
   char line[64];
   while (next_command(line, sizeof line)) {
