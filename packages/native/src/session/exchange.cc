@@ -50,6 +50,8 @@ void Exchange::fail() {
   const std::lock_guard<std::mutex> lock(mutex_);
   over_ = true;
   progress_.notify_all();
+  lane_gate_.notify_all();
+  drain_gate_.notify_all();
   filled_some_.notify_all();
   for (std::condition_variable& emptied : emptied_some_) {
     emptied.notify_all();
@@ -77,20 +79,24 @@ void Exchange::lane_wait_gate() {
   std::unique_lock<std::mutex> lock(mutex_);
   ++lanes_ready_;
   progress_.notify_all();
-  wait(&lock, &progress_, [&] { return open_; });
+  wait(&lock, &lane_gate_, [&] { return lanes_open_; });
 }
 
 void Exchange::drain_wait_gate() {
   std::unique_lock<std::mutex> lock(mutex_);
   ++drains_ready_;
   progress_.notify_all();
-  wait(&lock, &progress_, [&] { return open_; });
+  wait(&lock, &drain_gate_, [&] { return drains_open_; });
 }
 
-void Exchange::open_gate() {
+void Exchange::open_gate(bool drains_too) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  open_ = true;
-  progress_.notify_all();
+  lanes_open_ = true;
+  lane_gate_.notify_all();
+  if (drains_too) {
+    drains_open_ = true;
+    drain_gate_.notify_all();
+  }
 }
 
 void Exchange::wait_lanes(bool frozen) {
@@ -103,6 +109,10 @@ void Exchange::wait_drains(bool frozen) {
 
 Slot* Exchange::take_empty(size_t lane) {
   std::unique_lock<std::mutex> lock(mutex_);
+  if (empty_[lane].empty() && !drains_open_) {
+    drains_open_ = true;
+    drain_gate_.notify_all();
+  }
   wait(&lock, &emptied_some_[lane], [&] { return !empty_[lane].empty(); });
   Slot* slot = empty_[lane].front();
   empty_[lane].pop_front();

@@ -35,7 +35,9 @@ class Exchange {
   void drain_wait_gate();
 
   // ---- control, after the gate
-  void open_gate();
+  // The drains' gate can be left shut, since what they do is not in a hurry while pages are copied;
+  // it opens when this is called again, or when a lane has no slots left.
+  void open_gate(bool drains_too = true);
   // Waits until the lanes have fed all they have. Throws CANCELLED, and with a frozen target
   // FREEZE_TIMEOUT when nothing has moved for long: what is captured may depend on the target
   // itself (its own userfaultfd or file server), and then only thawing it helps.
@@ -69,6 +71,8 @@ class Exchange {
   // One for each thing that is waited for: slots move thousands of times a second, and each move
   // should wake the one thread that it concerns.
   std::condition_variable progress_;
+  std::condition_variable lane_gate_;
+  std::condition_variable drain_gate_;
   std::condition_variable filled_some_;
   std::vector<std::condition_variable> emptied_some_;
   std::vector<std::deque<Slot*>> empty_;
@@ -80,7 +84,8 @@ class Exchange {
   size_t drains_ready_ = 0;
   size_t lanes_done_ = 0;
   size_t drains_done_ = 0;
-  bool open_ = false;
+  bool lanes_open_ = false;
+  bool drains_open_ = false;
   bool over_ = false;
   uint64_t moves_ = 0;  // of slots
   uint64_t pinned_bytes_ = 0;

@@ -122,27 +122,40 @@ ScopedFd Lane::make_userfaultfd() {
   return tracer_->run([&] { return helper_->make_userfaultfd(); });
 }
 
+std::span<const std::unique_ptr<Slot>> Lane::part(Slots slots) const {
+  const std::span all(slots_);
+  if (slots == Slots::kAll || all.size() == 1) {
+    return all;
+  }
+  const size_t half = all.size() / 2;
+  return slots == Slots::kFirstHalf ? all.first(half) : all.subspan(half);
+}
+
+void Lane::make_room(const RoundWork& work, Slots slots) {
+  uint64_t left = work.copy ? work.copy_bytes : 0;
+  for (const auto& slot : part(slots)) {
+    const uint64_t bytes = std::min(left, slot->capacity);
+    slot->buffer.touch(bytes, slot->capacity);
+    left -= bytes;
+  }
+}
+
 void Lane::capture(const RoundWork& work, const PageRange& share, Slots slots, Exchange* exchange,
                    LaneRound* round) {
   round_ = round;
   try {
     const bool copies = work.copy || !uses_vmsplice();
-    size_t first = 0;
-    size_t end = slots_.size();
-    if (slots_.size() > 1 && slots != Slots::kAll) {
-      (slots == Slots::kFirstHalf ? end : first) = slots_.size() / 2;
-    }
+    auto used = part(slots);
     if (copies && !work.copy) {
-      end = std::min(end, first + options_.read_slots);
+      used = used.first(std::min(used.size(), options_.read_slots));
     }
-    uint64_t to_touch = work.copy ? work.copy_bytes : 0;
-    for (size_t i = first; i < end; ++i) {
-      Slot* slot = slots_[i].get();
-      slot->discard();
+    if (failed_) {
+      std::for_each(slots_.begin(), slots_.end(), [](const auto& slot) { slot->discard(); });
+      failed_ = false;
+    }
+    for (const auto& slot : used) {
       slot->copied = copies;
-      slot->buffer.touch(std::min(to_touch, slot->capacity), slot->capacity);
-      to_touch -= std::min(to_touch, slot->capacity);
-      exchange->add_empty_slot(slot);
+      exchange->add_empty_slot(slot.get());
     }
     tracer_->run([&] {
       // Copying needs nobody else, and the target waits for it.
@@ -156,6 +169,7 @@ void Lane::capture(const RoundWork& work, const PageRange& share, Slots slots, E
       exchange->wait_empty(options_.index);
     }
   } catch (...) {
+    failed_ = true;
     exchange->fail();
     throw;
   }

@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -92,11 +93,14 @@ class Lane {
   ScopedFd make_userfaultfd();
   // What to scan rounds with; before the first of them.
   void set_tracker(std::unique_ptr<TrackerScan> scan) { tracker_scan_ = std::move(scan); }
+  // The slots that a round uses. With kFirstHalf, capture comes back as soon as all is fed, and the
+  // next one, with kSecondHalf, need not wait for the drains.
+  enum class Slots { kAll, kFirstHalf, kSecondHalf };
+  // Makes the memory exist that a round will copy to.
+  void make_room(const RoundWork& work, Slots slots);
   // Waits at the gate, then feeds the lane's share of the work that control has made by then.
   // What became of it is noted in `round` all the time, in any order. Throws CANCELLED,
-  // TARGET_EXITED, SYSTEM. With kFirstHalf it comes back as soon as all is fed, and the next
-  // capture, with kSecondHalf, need not wait for the drains.
-  enum class Slots { kAll, kFirstHalf, kSecondHalf };
+  // TARGET_EXITED, SYSTEM.
   void capture(const RoundWork& work, const PageRange& share, Slots slots, Exchange* exchange,
                LaneRound* round);
   // Ends the helper; what remains of it is for control to remove.
@@ -109,6 +113,7 @@ class Lane {
 
  private:
   bool uses_vmsplice() const;
+  std::span<const std::unique_ptr<Slot>> part(Slots slots) const;
   void start_helper(LaneAttached* attached);
   void make_slots();
   void feed_share(const RoundWork& work, PageRange share, Exchange* exchange);
@@ -125,6 +130,7 @@ class Lane {
   std::vector<HelperRemains> remains_;
   std::unique_ptr<TrackerScan> tracker_scan_;
   LaneRound* round_ = nullptr;
+  bool failed_ = false;  // so that something may be left in the pipes
   std::atomic<uint64_t> pages_captured_{0};
 };
 

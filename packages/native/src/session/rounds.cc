@@ -286,7 +286,7 @@ void DumpSession::capture_frozen(Round* round, const PageRanges& owed, After aft
   work->owed = rings_.empty() ? owed : united(owed, registered_buffers(options_.pid, rings_));
   work->plan = make_plan(options_.pid, &files_, scratches());
   const auto opened = Clock::now();
-  exchange->open_gate();
+  exchange->open_gate(!(goes_on && work->copy));
   result->threads = freeze->threads();
   exchange->wait_lanes(true);
   result->memdump_us = microseconds_since(opened);
@@ -296,6 +296,7 @@ void DumpSession::capture_frozen(Round* round, const PageRanges& owed, After aft
   };
   if (goes_on && work->copy) {
     thaw();
+    exchange->open_gate();
   }
   urgent.reset();
   exchange->wait_drains(frozen_);
@@ -326,13 +327,19 @@ double DumpSession::control_release(Release how) {
 }
 
 void DumpSession::lane_capture(size_t lane, size_t first, size_t last) {
+  const auto slots_of = [&](size_t number) {
+    return first == last    ? Lane::Slots::kAll
+           : number == last ? Lane::Slots::kSecondHalf
+                            : Lane::Slots::kFirstHalf;
+  };
+  // Beforehand: between two rounds that follow each other, nothing should take time.
+  for (size_t number = first; number <= last; ++number) {
+    lanes_.at(lane)->make_room(round_at(number)->work, slots_of(number));
+  }
   for (size_t number = first; number <= last; ++number) {
     Round* const round = round_at(number);
-    const Lane::Slots slots = first == last    ? Lane::Slots::kAll
-                              : number == last ? Lane::Slots::kSecondHalf
-                                               : Lane::Slots::kFirstHalf;
-    lanes_.at(lane)->capture(round->work, round->shares.at(lane), slots, &round->exchange,
-                             &round->lanes.at(lane));
+    lanes_.at(lane)->capture(round->work, round->shares.at(lane), slots_of(number),
+                             &round->exchange, &round->lanes.at(lane));
   }
 }
 
