@@ -29,6 +29,9 @@ const TIMES: readonly TimeName[] = [
   'memwrite_time',
 ];
 
+/** A live round has no freeze. */
+const OF_FREEZE: ReadonlySet<TimeName> = new Set(['freezing_time', 'frozen_time']);
+
 export function roundsTable(rounds: readonly RoundFigures[], width: number | undefined): string {
   const rows = rounds.map((round, index) => [
     String(index + 1),
@@ -37,7 +40,8 @@ export function roundsTable(rounds: readonly RoundFigures[], width: number | und
     mibNumber(round.bytes_written),
     ...TIMES.map((name) => {
       const time = round[name];
-      return time === undefined ? '' : ms(time);
+      const isNone = time === undefined || (round.kind === 'live' && OF_FREEZE.has(name));
+      return isNone ? '' : ms(time);
     }),
   ]);
   return table(COLUMNS, rows, width);

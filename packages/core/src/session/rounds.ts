@@ -94,8 +94,8 @@ export class RoundRunner {
       const decision = this.#decide(survey.totalPages);
       const { next } = decision;
       if (next === 'fail') throw this.#notConverging(decision);
-      this.#enterRound(next === 'freeze' ? 'final' : 'live', survey.totalPages, decision);
       this.#meter.enter('capture');
+      this.#enterRound(next === 'freeze' ? 'final' : 'live', survey.totalPages, decision);
       this.#meter.expectPages(survey.totalPages);
       const failure =
         next === 'freeze'
