@@ -34,6 +34,7 @@ class PlanMaker {
       case VmaKind::kPrivateFile:
         add_item({mapping.start, mapping.end}, PageFilter::kOwn, mapping);
         plan_->items.back().trackable = true;
+        plan_->items.back().over_file = vma.kind == VmaKind::kPrivateFile;
         break;
       case VmaKind::kSharedFile:
         // A page written through the mapping is newer than the file's times can tell.

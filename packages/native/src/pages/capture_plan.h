@@ -43,6 +43,8 @@ struct CaptureItem {
   // Memory that only the process itself writes to, so that a tracker sees all of it. The range is
   // one mapping.
   bool trackable = false;
+  // Of a file: where a page was dropped, that of the file is mapped again.
+  bool over_file = false;
 };
 
 // The same page of shared memory, seen at a second address.

@@ -223,7 +223,7 @@ void Lane::look(PageRange range, const CaptureItem& item, const PageRanges& owed
   for (const PageRange& part : subtracted({range}, owed)) {
     const auto start = Clock::now();
     const size_t before = round_->look.written.size();
-    const bool watched = tracker_scan_->look(part, &round_->look);
+    const bool watched = tracker_scan_->look(part, item.over_file, &round_->look);
     round_->scan_us += microseconds_since(start);
     if (!watched) {
       take_all(part, item, chunker);

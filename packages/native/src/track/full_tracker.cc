@@ -19,7 +19,7 @@ class FullScan : public TrackerScan {
     });
     return true;
   }
-  bool look(PageRange, Look*) override { return false; }
+  bool look(PageRange, bool, Look*) override { return false; }
 
  private:
   std::unique_ptr<PageScan> pages_;

@@ -56,8 +56,9 @@ class TrackerScan {
   virtual bool count(PageRange range, const Found& found) = 0;
 
   // For a frozen target. False if the range is not watched: nothing is known about it then, and
-  // all its own pages have to be taken. Throws the same.
-  virtual bool look(PageRange range, Look* look) = 0;
+  // all its own pages have to be taken. `over_file`: it is of a private mapping of a file. Throws
+  // the same.
+  virtual bool look(PageRange range, bool over_file, Look* look) = 0;
 };
 
 class Tracker {
