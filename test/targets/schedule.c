@@ -51,7 +51,7 @@ struct page {
   uint16_t patch_at;  // a word that is not as the content says, 0 for none
   uint16_t in_file;   // page of the file or object that is mapped
   uint32_t seed;
-  uint32_t unused;
+  uint32_t step;  // that changed the record last: its number, and the choice in the lowest byte
   uint64_t key;
   uint64_t patch;
 };
@@ -70,6 +70,7 @@ struct worker {
 
 static struct page g_pages[kWorkers][kSlicePages];
 static struct page g_heap[kHeapPages];
+static _Thread_local uint32_t t_step;
 static struct worker g_workers[kWorkers];
 static int g_file = -1;
 static int g_mem = -1;
@@ -119,12 +120,14 @@ static void fill_page(struct page* page, void* at, uint64_t key, uint32_t seed) 
   page->seed = seed;
   page->patch_at = 0;
   page->lazy = 0;
+  page->step = t_step;
 }
 
 static void patch_page(struct page* page, void* at, size_t word, uint64_t value) {
   // One patch a page: it stays where the first one was.
   page->patch_at = (uint16_t)(page->patch_at != 0 ? page->patch_at : 1 + word % (kWordsPerPage - 1));
   page->patch = value;
+  page->step = t_step;
   ((volatile uint64_t*)at)[page->patch_at] = value;
 }
 
@@ -143,8 +146,9 @@ static void check_page(const char* name, size_t index, const struct page* page, 
   }
   for (size_t i = 0; i < kWordsPerPage; i++) {
     if (words[i] != word_of(page, i)) {
-      failed("page %zu of %s at %p, type %d content %d lazy %d: word %zu is %lx, not %lx", index,
-             name, at, page->type, page->content, page->lazy, i, words[i], word_of(page, i));
+      failed("page %zu of %s at %p, type %d content %d lazy %d step %u/%u: word %zu is %lx, not %lx",
+             index, name, at, page->type, page->content, page->lazy, page->step >> 8,
+             page->step & 255, i, words[i], word_of(page, i));
       return;
     }
   }
@@ -190,6 +194,7 @@ static void note(struct run r, enum type type, int prot, enum content content, s
     r.pages[i] = (struct page){.type = (uint8_t)type,
                                .prot = (uint8_t)prot,
                                .content = (uint8_t)content,
+                               .step = t_step,
                                .in_file = (uint16_t)(in_file + i)};
   }
 }
@@ -425,7 +430,9 @@ static void start_thread(struct worker* w) {
 
 static void step(struct worker* w) {
   struct run r;
-  switch (below(w, 100)) {
+  const size_t choice = below(w, 100);
+  t_step = (t_step & ~255u) + 256 + (uint32_t)choice;
+  switch (choice) {
     case 0 ... 29:
       r = pick(w, kMapped, 8);
       return r.count ? write_run(w, r, false) : (void)0;
