@@ -219,13 +219,33 @@ TEST(maps_malformed) {
            "00400001-00401000 r-xp 0 0:0 0\n",           // not whole pages
            "00400000-10000000000000000 r-xp 0 0:0 0\n",  // too large
            "00400000-00401000 r-xp 0 0:0 99999999999999999999\n",
-           "00400000-00402000 r-xp 0 0:0 0\n00401000-00403000 r-xp 0 0:0 0\n",  // overlap
+           "00400000-00402000 r-xp 0 0:0 0\n00401000-00402000 r-xp 0 0:0 0\n",  // within
            "00402000-00403000 r-xp 0 0:0 0\n00400000-00401000 r-xp 0 0:0 0\n",  // descending
            "00400000-00401000 r-xp 0 0:0 0",                                    // cut short
        }) {
     CHECK_THROWS("SYSTEM", parse_maps(bad));
   }
   CHECK(parse_maps("").empty());
+}
+
+TEST(maps_that_were_merged_meanwhile) {
+  const auto cut =
+      parse_maps("00400000-00402000 r-xp 0 0:0 0\n00401000-00403000 rw-p 0 0:0 0\n");
+  CHECK_EQ(cut.size(), 2u);
+  CHECK_EQ(cut[0].end, 0x401000u);
+  CHECK(cut[1].writable && cut[1].start == 0x401000u);
+  const auto merged = parse_maps(
+      "00300000-00301000 r-xp 0 0:0 0\n00400000-00401000 r-xp 0 0:0 0\n"
+      "00402000-00403000 r-xp 0 0:0 0\n00400000-00404000 rw-p 0 0:0 0\n");
+  CHECK_EQ(merged.size(), 2u);
+  CHECK_EQ(merged[0].end, 0x301000u);
+  CHECK(merged[1].start == 0x400000u && merged[1].end == 0x404000u);
+  const auto flags = parse_vm_flags(
+      "00400000-00402000 r-xp 0 0:0 0\nVmFlags: rd\n00401000-00403000 r-xp 0 0:0 0\nVmFlags: "
+      "wr\n");
+  CHECK_EQ(flags.size(), 2u);
+  CHECK_EQ(flags[0].end, 0x401000u);
+  CHECK_EQ(flags[1].flags, "wr");
 }
 
 TEST(maps_truncated) {

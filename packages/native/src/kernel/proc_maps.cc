@@ -48,6 +48,24 @@ bool parse_mapping(std::string_view line, Mapping& m) {
   return m.start < m.end && m.start % kPageBytes == 0 && m.end % kPageBytes == 0;
 }
 
+// The kernel goes on after the end of the mapping that it printed last. If that address lies in the
+// middle of a mapping by now, because mappings were merged or one grew downwards, it prints all of
+// it, from its start on. What is newer holds: the older ones are cut short or left out. False if
+// this does not explain the order of the lines.
+template <typename Range>
+bool make_room(std::vector<Range>* before, uint64_t start, uint64_t end) {
+  if (!before->empty() && end <= before->back().end) {
+    return false;
+  }
+  while (!before->empty() && before->back().start >= start) {
+    before->pop_back();
+  }
+  if (!before->empty()) {
+    before->back().end = std::min(before->back().end, start);
+  }
+  return true;
+}
+
 // Header lines of smaps are lines of maps; all other lines begin with a capital letter.
 bool is_header(std::string_view line) {
   return !line.empty() &&
@@ -78,13 +96,12 @@ std::vector<Mapping> parse_maps(std::string_view text) {
   std::vector<Mapping> mappings;
   mappings.reserve(static_cast<size_t>(std::count(text.begin(), text.end(), '\n')) + 1);
   TextCursor cursor(text);
-  uint64_t end_before = 0;
   for (std::string_view line; cursor.take_line(line);) {
-    Mapping& mapping = mappings.emplace_back();
-    if (!parse_mapping(line, mapping) || mapping.start < end_before) {
+    Mapping mapping;
+    if (!parse_mapping(line, mapping) || !make_room(&mappings, mapping.start, mapping.end)) {
       throw_malformed("maps", line);
     }
-    end_before = mapping.end;
+    mappings.push_back(std::move(mapping));
   }
   return mappings;
 }
@@ -144,7 +161,7 @@ std::vector<VmFlags> parse_vm_flags(std::string_view text) {
     if (is_header(line)) {
       Mapping mapping;
       if (flags_due || !parse_mapping(line, mapping) ||
-          (!all.empty() && mapping.start < all.back().end)) {
+          !make_room(&all, mapping.start, mapping.end)) {
         throw_malformed("smaps", line);
       }
       all.push_back({mapping.start, mapping.end, ""});

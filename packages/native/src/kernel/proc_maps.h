@@ -29,8 +29,9 @@ struct Mapping {
   bool operator==(const Mapping&) const = default;
 };
 
-// Ascending, not overlapping, each line with its newline, as the kernel prints them; anything else
-// throws SYSTEM.
+// The lines as the kernel prints them, each with its newline. The result is ascending and does not
+// overlap: while a process changes its mappings, a line can go back to before the end of the last
+// one; what is newer holds. Anything else throws SYSTEM.
 std::vector<Mapping> parse_maps(std::string_view text);
 
 // Throws NO_SUCH_PROCESS when the process is gone, and also when it has no address space: a kernel

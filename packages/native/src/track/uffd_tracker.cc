@@ -41,12 +41,21 @@ class UffdScan : public TrackerScan {
   }
 
   // "Written or absent" is by far the quickest question that is exact: it needs no look at what is
-  // behind an entry. Only where a file is mapped, what it finds is looked at more closely.
+  // behind an entry.
+  //
+  // Over a file it is not: where a write-protected page is dropped, the kernel leaves a marker,
+  // which counts as swapped, and the page of the file that is mapped in its place is born
+  // protected. Neither counts as written, though the content is another one. So pages of the file
+  // are looked for as well, and what was found is looked at more closely.
   bool look(PageRange range, PageFilter own, Look* look) override {
+    const bool over_file = own == PageFilter::kOwn;
     PageQuery query;
     query.flags = abi::kScanCheckWpAsync;
     query.inverted = abi::kPageIsPresent;
     query.anyof = abi::kPageIsWritten | abi::kPageIsPresent;
+    if (over_file) {
+      query.anyof |= abi::kPageIsFile;
+    }
     query.returned = calls_.guard() | abi::kPageIsWritten | abi::kPageIsPresent |
                      abi::kPageIsSwapped | abi::kPageIsPfnZero;
     const size_t before = look->changed.size();
@@ -54,7 +63,7 @@ class UffdScan : public TrackerScan {
       look->changed.push_back(run);
       const bool exists = (is & (abi::kPageIsPresent | abi::kPageIsSwapped)) != 0 &&
                           (is & (calls_.guard() | abi::kPageIsPfnZero)) == 0;
-      if (exists && own == PageFilter::kAnonymous) {
+      if (exists && !over_file) {
         ((is & abi::kPageIsWritten) != 0 ? look->written : look->kept).push_back(run);
       }
       return true;
@@ -64,15 +73,14 @@ class UffdScan : public TrackerScan {
       look->changed.resize(before);
       return false;
     }
-    if (own == PageFilter::kAnonymous) {
+    if (!over_file) {
       return true;
     }
-    query = calls_.own_pages(own == PageFilter::kOwn);
-    query.returned = abi::kPageIsWritten;
+    query = calls_.own_pages(true);
+    query.returned = abi::kPageIsWritten | abi::kPageIsPresent;
     for (size_t i = before; i < look->changed.size(); ++i) {
-      calls_.walk(look->changed[i], query, 0, [&](PageRange run, uint64_t categories) {
-        const bool written = (categories & abi::kPageIsWritten) != 0;
-        (written ? look->written : look->kept).push_back(run);
+      calls_.walk(look->changed[i], query, 0, [&](PageRange run, uint64_t is) {
+        (is == abi::kPageIsPresent ? look->kept : look->written).push_back(run);
         return true;
       });
     }
@@ -92,24 +100,18 @@ class UffdScan : public TrackerScan {
 
 class UffdTracker : public Tracker {
  public:
-  UffdTracker(pid_t pid, ScopedFd fd) : pid_(pid), fd_(std::move(fd)) {}
+  UffdTracker(pid_t pid, ScopedFd fd) : pid_(pid), fd_(std::move(fd)), calls_(pid) {}
   TrackerMode mode() const override { return TrackerMode::kUffdWp; }
 
   std::vector<Mapping> watch(const std::vector<Mapping>& mappings) override {
     std::vector<Mapping> watched;
     for (const Mapping& mapping : mappings) {
-      uffdio_register wanted{};
-      wanted.range = {mapping.start, mapping.end - mapping.start};
-      wanted.mode = UFFDIO_REGISTER_MODE_WP;
-      const long result = sys::call_restarting(SYS_ioctl, fd_.get(), UFFDIO_REGISTER, &wanted);
-      if (result == -ESRCH) {
-        throw Error("TARGET_EXITED", pid_, "ioctl", ESRCH, "it has no address space any more");
-      }
+      const PageRange range{mapping.start, mapping.end};
       // Those that are gone, that another userfaultfd watches, or that the kernel has other plans
       // with are taken whole under freeze.
-      if (result >= 0) {
+      if (is_watched(range.start) || begin(range)) {
         watched.push_back(mapping);
-        ranges_.push_back({mapping.start, mapping.end});
+        ranges_.push_back(range);
       }
     }
     ranges_ = normalised(std::move(ranges_));
@@ -139,6 +141,59 @@ class UffdTracker : public Tracker {
   }
 
  private:
+  // Whether the mapping at this address is.
+  bool is_watched(uint64_t address) {
+    PageQuery query = calls_.own_pages(false);
+    query.flags = abi::kScanCheckWpAsync;
+    const PageRange page{address, address + kPageBytes};
+    return calls_.walk(page, query, 1, [](PageRange, uint64_t) { return true; }) == page.end;
+  }
+
+  // False if it cannot be watched.
+  bool begin(PageRange range) {
+    uffdio_register wanted{};
+    wanted.range = {range.start, range.bytes()};
+    wanted.mode = UFFDIO_REGISTER_MODE_WP;
+    if (call(UFFDIO_REGISTER, &wanted) < 0) {
+      return false;
+    }
+    ranges_.push_back(range);
+    return forget_protection(range);
+  }
+
+  // Pages of a mapping that is new here can be protected already, and writable all the same, so
+  // that they would never count as written. mremap(2) brings that about: when it puts pages beside
+  // a watched mapping and merges the two, the kernel ends the watch over both and leaves the marks
+  // of the one in place; before Linux 6.14 it left those of the pages it moved, too.
+  bool forget_protection(PageRange range) {
+    PageQuery query = calls_.own_pages(false);
+    query.flags = abi::kScanCheckWpAsync;
+    query.inverted = query.mask = abi::kPageIsWritten;
+    PageRanges marked;
+    calls_.walk(range, query, kPagesPerLiveCall, [&](PageRange run, uint64_t) {
+      append_range(&marked, run);
+      return true;
+    });
+    for (const PageRange& run : marked) {
+      uffdio_writeprotect none{};
+      none.range = {run.start, run.bytes()};
+      if (call(UFFDIO_WRITEPROTECT, &none) < 0) {
+        unregister(range);
+        return false;
+      }
+    }
+    return true;
+  }
+
+  template <typename Argument>
+  long call(unsigned long request, Argument* argument) {
+    const long result = sys::call_restarting(SYS_ioctl, fd_.get(), request, argument);
+    if (result == -ESRCH) {
+      throw Error("TARGET_EXITED", pid_, "ioctl", ESRCH, "it has no address space any more");
+    }
+    return result;
+  }
+
   // Ranges with holes and foreign mappings in them are fine. What fails, closing the descriptor
   // does.
   void unregister(PageRange range) {
@@ -150,6 +205,7 @@ class UffdTracker : public Tracker {
 
   pid_t pid_;
   ScopedFd fd_;
+  ScanCalls calls_;
   PageRanges ranges_;
 };
 
