@@ -229,8 +229,7 @@ TEST(maps_malformed) {
 }
 
 TEST(maps_that_were_merged_meanwhile) {
-  const auto cut =
-      parse_maps("00400000-00402000 r-xp 0 0:0 0\n00401000-00403000 rw-p 0 0:0 0\n");
+  const auto cut = parse_maps("00400000-00402000 r-xp 0 0:0 0\n00401000-00403000 rw-p 0 0:0 0\n");
   CHECK_EQ(cut.size(), 2u);
   CHECK_EQ(cut[0].end, 0x401000u);
   CHECK(cut[1].writable && cut[1].start == 0x401000u);

@@ -43,9 +43,9 @@ class UffdScan : public TrackerScan {
   // "Written or absent" is by far the quickest question that is exact: it needs no look at what is
   // behind an entry. Only what it finds is looked at more closely.
   //
-  // Over a file it is not: where a write-protected page is dropped, the kernel leaves a marker, which
-  // counts as swapped, and the page of the file that is mapped in its place is born protected.
-  // Neither counts as written, though the content is another one.
+  // Over a file it is not: where a write-protected page is dropped, the kernel leaves a marker,
+  // which counts as swapped, and the page of the file that is mapped in its place is born
+  // protected. Neither counts as written, though the content is another one.
   bool look(PageRange range, bool over_file, Look* look) override {
     PageQuery query;
     query.flags = abi::kScanCheckWpAsync;
@@ -151,9 +151,9 @@ class UffdTracker : public Tracker {
   }
 
   // Pages of a mapping that is new here can be protected already, and writable all the same, so
-  // that they would never count as written. mremap(2) brings that about: when it puts pages beside a
-  // watched mapping and merges the two, the kernel ends the watch over both and leaves the marks of
-  // the one in place; before Linux 6.14 it left those of the pages it moved, too.
+  // that they would never count as written. mremap(2) brings that about: when it puts pages beside
+  // a watched mapping and merges the two, the kernel ends the watch over both and leaves the marks
+  // of the one in place; before Linux 6.14 it left those of the pages it moved, too.
   bool forget_protection(PageRange range) {
     PageQuery query = calls_.own_pages();
     query.flags = abi::kScanCheckWpAsync;
