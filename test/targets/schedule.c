@@ -2,12 +2,12 @@
 // Usage: schedule DIRECTORY
 //
 // Two workers, each with a slice of the address space of its own, take random steps: they map,
-// unmap, move, protect, drop, write and read; the first one forks and starts threads, too, and moves
-// the end of the heap. What each page of a slice must hold stands in its record.
+// unmap, move, protect, drop, write and read; the first one forks and starts threads, too, and
+// moves the end of the heap. What each page of a slice must hold stands in its record.
 //
-// Commands, all answered: "run SEED STEPS" lets each worker take so many steps. "free SEED" lets them
-// take steps, and the first thread's stack grow, until "pause", after which nothing moves any more.
-// "check", while it is paused. The ready line tells where the records are.
+// Commands, all answered: "run SEED STEPS" lets each worker take so many steps. "free SEED" lets
+// them take steps, and the first thread's stack grow, until "pause", after which nothing moves any
+// more. "check", while it is paused. The ready line tells where the records are.
 #include "target.h"
 
 #include <fcntl.h>
@@ -125,7 +125,8 @@ static void fill_page(struct page* page, void* at, uint64_t key, uint32_t seed) 
 
 static void patch_page(struct page* page, void* at, size_t word, uint64_t value) {
   // One patch a page: it stays where the first one was.
-  page->patch_at = (uint16_t)(page->patch_at != 0 ? page->patch_at : 1 + word % (kWordsPerPage - 1));
+  page->patch_at =
+      (uint16_t)(page->patch_at != 0 ? page->patch_at : 1 + word % (kWordsPerPage - 1));
   page->patch = value;
   page->step = t_step;
   ((volatile uint64_t*)at)[page->patch_at] = value;
@@ -146,9 +147,10 @@ static void check_page(const char* name, size_t index, const struct page* page, 
   }
   for (size_t i = 0; i < kWordsPerPage; i++) {
     if (words[i] != word_of(page, i)) {
-      failed("page %zu of %s at %p, type %d content %d lazy %d step %u/%u: word %zu is %lx, not %lx",
-             index, name, at, page->type, page->content, page->lazy, page->step >> 8,
-             page->step & 255, i, words[i], word_of(page, i));
+      failed(
+          "page %zu of %s at %p, type %d content %d lazy %d step %u/%u: word %zu is %lx, not %lx",
+          index, name, at, page->type, page->content, page->lazy, page->step >> 8, page->step & 255,
+          i, words[i], word_of(page, i));
       return;
     }
   }
