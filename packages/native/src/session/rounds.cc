@@ -245,7 +245,11 @@ void DumpSession::capture_live(Round* round) {
     append_all(&owed, lane.left_out);
   }
   owed_ = normalised(std::move(owed));
-  chain_ = united(chain_, subtracted(normalised(std::move(collected)), owed_));
+  // What older rounds hold of pages that were owed is out of date, though nothing may tell: such a
+  // page was write-protected without being captured, and keeps the protection when the kernel puts
+  // the zero page in its place, as it does where a huge page is split.
+  chain_ = united(subtracted(chain_, round->work.owed),
+                  subtracted(normalised(std::move(collected)), owed_));
   round->owes = false;
 }
 
