@@ -5,9 +5,9 @@
  * SLUICE_SEEDS sets how many schedules are tried, SLUICE_FIRST_SEED which one is the first: a failure
  * tells its seed, and what that one did apart from the timing is done again with it.
  */
-import type { DumpOptions, RoundProgress } from '@sluice/core';
-import { dumpProcess, openImage } from '@sluice/core';
+import { type DumpOptions, dumpProcess, openImage } from '@sluice/core';
 import { describe, expect, it } from 'vitest';
+import { followRounds } from '../harness/dump.js';
 import { leakCheck } from '../harness/leaks.js';
 import { type StoppedMemory, whileHeld, whileStopped } from '../harness/oracle.js';
 import { readVmFlags } from '../harness/procfs.js';
@@ -91,20 +91,22 @@ async function trySchedule(target: ChildTarget<ScheduleInfo>, seed: number): Pro
   const work = mode === 'free' ? new FreeWork(target, seed) : new CommandedWork(target, seed);
   await work.begin();
   const dump = dumpProcess(pid, { ...options, after: 'stop', dir: path });
-  const progress = follow(dump, (round) => work.atRound(round));
-  const [result] = await within('a dump', Promise.all([dump, progress]));
+  const following = followRounds(path, dump, (number) => work.atRound(number));
+  const [result] = await within('a dump', Promise.all([dump, following]));
   expect(result.rounds.map(({ kind }) => kind)).toEqual([
     ...Array<string>(options.rounds).fill('live'),
     'final',
   ]);
   if (result.held === null) throw new Error('The target is not held');
-  try {
-    await whileHeld(pid, (memory) => compare(memory, path, target));
-  } finally {
-    await result.held.resume();
-  }
+  const difference = await whileHeld(pid, (memory) => compare(memory, path, target)).then(
+    () => undefined,
+    (error: unknown) => error,
+  );
+  await result.held.resume();
   await work.end();
+  // Before the difference: a target that lost something is the worse finding.
   await target.check();
+  if (difference !== undefined) throw difference;
   await expectClean(target, before);
 }
 
@@ -122,7 +124,7 @@ class FreeWork {
     await this.#target.command(`free ${this.#seed}`);
   }
 
-  atRound(_round: RoundProgress): void {}
+  atRound(_number: number): void {}
 
   async end(): Promise<void> {
     await this.#target.command('pause');
@@ -133,7 +135,7 @@ class FreeWork {
 class CommandedWork {
   readonly #target: ChildTarget;
   readonly #seed: number;
-  readonly #answers: Promise<unknown>[] = [];
+  #answered: Promise<unknown> = Promise.resolve();
 
   constructor(target: ChildTarget, seed: number) {
     this.#target = target;
@@ -142,25 +144,14 @@ class CommandedWork {
 
   async begin(): Promise<void> {}
 
-  atRound({ number }: RoundProgress): void {
+  atRound(number: number): void {
     const steps = 1 + (this.#seed % 60) * 3;
-    this.#answers.push(this.#target.command(`run ${this.#seed + number} ${steps}`));
+    const run = () => this.#target.command(`run ${this.#seed + number} ${steps}`);
+    this.#answered = this.#answered.then(run);
   }
 
   async end(): Promise<void> {
-    await Promise.all(this.#answers);
-  }
-}
-
-async function follow(
-  dump: ReturnType<typeof dumpProcess>,
-  atRound: (round: RoundProgress) => void,
-): Promise<void> {
-  let last = 0;
-  for await (const { round } of dump) {
-    if (round === null || round.number === last) continue;
-    last = round.number;
-    atRound(round);
+    await this.#answered;
   }
 }
 

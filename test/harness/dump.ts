@@ -1,5 +1,6 @@
 /** Dumps for tests: into a directory that goes away, with limits on hangs. */
-import { closeSync, constants, openSync, readdirSync, readFileSync } from 'node:fs';
+import { closeSync, constants, existsSync, openSync, readdirSync, readFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import {
   type DumpOptions,
   type DumpResult,
@@ -66,6 +67,23 @@ export async function failureOf(promise: PromiseLike<unknown>): Promise<SluiceEr
     throw error;
   }
   throw new Error(`Did not fail, but returned ${JSON.stringify(value)}`);
+}
+
+/** Tells as each live round of a dump into `path` begins, sooner than its progress does. */
+export async function followRounds(
+  path: string,
+  dump: PromiseLike<unknown>,
+  atRound: (number: number) => void,
+): Promise<void> {
+  let running = true;
+  const end = () => {
+    running = false;
+  };
+  dump.then(end, end);
+  for (let next = 1; running; ) {
+    if (existsSync(`${path}/round-${String(next).padStart(4, '0')}`)) atRound(next++);
+    else await sleep(1);
+  }
 }
 
 /** The addresses of the stored pages as ranges that do not touch. */

@@ -300,12 +300,12 @@ static void move(struct worker* w, struct run from, size_t more, bool keep) {
   unmap(to);
   const int flags = MREMAP_MAYMOVE | MREMAP_FIXED | (keep ? MREMAP_DONTUNMAP : 0);
   void* moved = mremap(from.at, from.count * kPage, to.count * kPage, flags, to.at);
-  if (moved == MAP_FAILED && (more != 0 || keep)) {
+  if (moved == MAP_FAILED && more != 0) {
     return;  // more than one mapping
   }
   for (size_t i = 0; i < from.count; i++) {
-    // A call for several mappings can fail halfway.
-    if (moved == MAP_FAILED && is_mapped(from.at + i * kPage)) {
+    // A call for several mappings can fail halfway: it does where some of them are watched.
+    if (moved == MAP_FAILED && !is_mapped(to.at + i * kPage)) {
       continue;
     }
     to.pages[i] = from.pages[i];

@@ -259,7 +259,10 @@ export interface TargetFacts {
 
 /** One fault for the system-call seam; tests only. */
 export interface Fault {
-  /** Name like `splice`; a `remote:` prefix means the call made in a helper or target. */
+  /**
+   * Name like `splice`; a `remote:` prefix means the call made in a helper or target. Of ioctl, all
+   * requests, or one as in `ioctl:UFFDIO_REGISTER`.
+   */
   call: string;
   /** Calls let through first. */
   skip: number;

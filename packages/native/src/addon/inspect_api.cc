@@ -1,6 +1,8 @@
 // Facts about kernel and target, checksums, and the faults of the system-call seam.
-#include "addon/api.h"
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
 
+#include "addon/api.h"
 #include "addon/values.h"
 #include "kernel/crc32c.h"
 #include "kernel/probes.h"
@@ -86,6 +88,10 @@ Napi::Value set_faults_js(const Napi::CallbackInfo& info) {
       sys::Fault fault;
       fault.remote = call.rfind(prefix, 0) == 0;
       fault.number = sys::number_of(fault.remote ? call.substr(prefix.size()) : call);
+      if (call == "ioctl:UFFDIO_REGISTER") {
+        fault.number = SYS_ioctl;
+        fault.request = static_cast<long>(UFFDIO_REGISTER);
+      }
       if (fault.number < 0) {
         throw Error("OPTION", 0, "", 0, "the seam does not know the call " + call);
       }

@@ -11,10 +11,11 @@ std::mutex g_mutex;
 std::vector<Fault> g_faults;
 
 // Takes one hit from the first fault that matches, if any is due.
-Fault take(long number, bool remote) {
+Fault take(long number, bool remote, long request = 0) {
   std::lock_guard<std::mutex> lock(g_mutex);
   for (Fault& fault : g_faults) {
-    if (fault.number != number || fault.remote != remote || fault.times == 0) {
+    if (fault.number != number || fault.remote != remote || fault.times == 0 ||
+        (fault.request != 0 && fault.request != request)) {
       continue;
     }
     if (fault.skip > 0) {
@@ -65,7 +66,7 @@ long raw(long number, long a, long b, long c, long d, long e, long f) {
 }
 
 long faulty_call(long number, long a, long b, long c, long d, long e, long f) {
-  const Fault fault = take(number, false);
+  const Fault fault = take(number, false, number == SYS_ioctl ? b : 0);
   if (fault.errnum != 0) {
     return -fault.errnum;
   }
@@ -141,6 +142,7 @@ long number_of(const std::string& name) {
       {"pwrite64", SYS_pwrite64},
       {"read", SYS_read},
       {"splice", SYS_splice},
+      {"userfaultfd", SYS_userfaultfd},
       {"vmsplice", SYS_vmsplice},
       {"wait4", SYS_wait4},
       {"write", SYS_write},

@@ -19,6 +19,7 @@ namespace sluice::sys {
 
 struct Fault {
   long number = -1;        // SYS_...
+  long request = 0;        // of ioctl, only this one; 0 for all
   bool remote = false;     // hits calls made in a helper or target instead of the dumper's own
   int64_t skip = 0;        // calls let through first
   int64_t times = -1;      // calls hit after that, -1 for all

@@ -259,7 +259,11 @@ void DumpSession::capture_live(Round* round) {
     append_all(&round->owed, lane.left_out);
   }
   round->owed = normalised(std::move(round->owed));
-  round->chain = united(chain_, subtracted(normalised(std::move(collected)), round->owed));
+  // What older rounds hold of pages that were owed is out of date, though nothing may tell: such a
+  // page was write-protected without being captured, and keeps the protection when the kernel puts
+  // the zero page in its place, as it does where a huge page is split.
+  round->chain = united(subtracted(chain_, round->work.owed),
+                        subtracted(normalised(std::move(collected)), round->owed));
 }
 
 void DumpSession::settle_live(Round* round) {

@@ -166,9 +166,11 @@ class UffdTracker : public Tracker {
   // a watched mapping and merges the two, the kernel ends the watch over both and leaves the marks
   // of the one in place; before Linux 6.14 it left those of the pages it moved, too.
   bool forget_protection(PageRange range) {
-    PageQuery query = calls_.own_pages(false);
+    PageQuery query;
     query.flags = abi::kScanCheckWpAsync;
     query.inverted = query.mask = abi::kPageIsWritten;
+    query.anyof = abi::kPageIsPresent | abi::kPageIsSwapped;
+    query = calls_.without_guards(query);
     PageRanges marked;
     calls_.walk(range, query, kPagesPerLiveCall, [&](PageRange run, uint64_t) {
       append_range(&marked, run);
