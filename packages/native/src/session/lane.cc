@@ -144,9 +144,11 @@ void Lane::capture(const RoundWork& work, const PageRange& share, Slots slots, E
                    LaneRound* round) {
   round_ = round;
   try {
-    const bool copies = work.copy || !uses_vmsplice();
+    // What is in a pipe by reference must not come to the shard after the target was frozen and has
+    // gone on: it would be newer than the freeze.
+    copies_ = work.copy || slots == Slots::kFirstHalf || !uses_vmsplice();
     auto used = part(slots);
-    if (copies && !work.copy) {
+    if (copies_ && work.kind == RoundKind::kLive) {
       used = used.first(std::min(used.size(), options_.read_slots));
     }
     if (failed_) {
@@ -154,12 +156,12 @@ void Lane::capture(const RoundWork& work, const PageRange& share, Slots slots, E
       failed_ = false;
     }
     for (const auto& slot : used) {
-      slot->copied = copies;
+      slot->copied = copies_;
       exchange->add_empty_slot(slot.get());
     }
     tracer_->run([&] {
       // Copying needs nobody else, and the target waits for it.
-      const Urgent urgent(work.copy);
+      const Urgent urgent(work.copy && work.kind == RoundKind::kFinal);
       exchange->lane_wait_gate();
       feed_share(work, share, exchange);
     });
@@ -177,7 +179,7 @@ void Lane::capture(const RoundWork& work, const PageRange& share, Slots slots, E
 
 void Lane::feed_share(const RoundWork& work, PageRange share, Exchange* exchange) {
   std::unique_ptr<Feed> ordinary;
-  if (work.copy || !uses_vmsplice()) {
+  if (copies_) {
     ordinary = std::make_unique<ReadFeed>(options_.pid);
   } else {
     ordinary = std::make_unique<VmspliceFeed>(helper_.get());

@@ -93,8 +93,8 @@ class Lane {
   ScopedFd make_userfaultfd();
   // What to scan rounds with; before the first of them.
   void set_tracker(std::unique_ptr<TrackerScan> scan) { tracker_scan_ = std::move(scan); }
-  // The slots that a round uses. With kFirstHalf, capture comes back as soon as all is fed, and the
-  // next one, with kSecondHalf, need not wait for the drains.
+  // The slots that a round uses. With kFirstHalf, pages are copied and capture comes back as soon
+  // as that is done; the next one, with kSecondHalf, need not wait for the drains.
   enum class Slots { kAll, kFirstHalf, kSecondHalf };
   // Makes the memory exist that a round will copy to.
   void make_room(const RoundWork& work, Slots slots);
@@ -130,6 +130,7 @@ class Lane {
   std::vector<HelperRemains> remains_;
   std::unique_ptr<TrackerScan> tracker_scan_;
   LaneRound* round_ = nullptr;
+  bool copies_ = false;  // pages of this round, instead of referring to them
   bool failed_ = false;  // so that something may be left in the pipes
   std::atomic<uint64_t> pages_captured_{0};
 };
