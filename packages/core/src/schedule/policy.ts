@@ -70,8 +70,8 @@ const FIRST_PAGES_PER_MS = 250;
 /** A round must make the freeze shorter by so much, or by that part of it. */
 const LEAST_GAIN_MS = 0.1;
 const LEAST_GAIN = 0.07;
-/** So many rounds in a row that leave about as much as the one before: it does not converge. */
-const STILL_ROUNDS = 2;
+/** So many looks in a row that find no less than one before: it does not converge. */
+const STILL_ROUNDS = 3;
 
 /** How long a freeze with so many pages to be taken would be, milliseconds. */
 export function predictFreezeMs(dirtyPages: number, existingPages: number): number {
@@ -126,12 +126,11 @@ function pays(nowMs: number, thenMs: number): boolean {
   return nowMs - thenMs >= Math.max(LEAST_GAIN_MS, LEAST_GAIN * nowMs);
 }
 
-/** Whether the last rounds left about as much to do as they found. */
+/** Whether the last rounds found about as much as one before them: nothing gets less any more. */
 function isStill(rounds: readonly RoundMeasure[], dirtyPages: number): boolean {
-  const found = [...rounds.slice(1).map(({ pages }) => pages), dirtyPages];
-  if (found.length <= STILL_ROUNDS) return false;
-  const last = found.slice(-STILL_ROUNDS - 1);
-  return last.every((pages, i) => i === 0 || pages >= 0.9 * (last[i - 1] ?? 0));
+  const found = [...rounds.map(({ pages }) => pages), dirtyPages];
+  const before = found.slice(0, -STILL_ROUNDS);
+  return before.length > 0 && Math.min(...found.slice(-STILL_ROUNDS)) >= 0.9 * Math.min(...before);
 }
 
 /** How long a round with so many pages takes, by what the rounds before it took. */

@@ -195,8 +195,9 @@ class DumpSession {
   std::vector<std::unique_ptr<Lane>> lanes_;
   bool moving_pages_matter_ = false;  // to the file system
 
-  PageRanges chain_;  // pages that are in the rounds so far
-  PageRanges owed_;   // pages that were collected and are in none
+  PageRanges chain_;                // pages that are in the rounds so far
+  PageRanges owed_;                 // pages that were collected and are in none
+  std::vector<std::string> rings_;  // io_uring instances of the target, before the freeze
   mutable std::mutex mutex_;
   std::deque<std::unique_ptr<Round>> rounds_;  // with mutex_; a round itself belongs to its users
   bool cancelled_ = false;                     // with mutex_

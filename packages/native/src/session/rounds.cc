@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "kernel/probes.h"
+#include "kernel/proc_rings.h"
 #include "kernel/proc_task.h"
 #include "kernel/syscalls.h"
 #include "kernel/urgent.h"
@@ -20,6 +21,10 @@ constexpr uint64_t kPagesPerItem = 1024;
 
 constexpr char kUnreadable[] =
     "could not be read: a guard page, device memory, or memory with a hardware error";
+
+constexpr char kAio[] =
+    "it does asynchronous I/O (io_setup(2)): no tracker sees what the kernel reads into its memory "
+    "during rounds";
 
 // Gathers runs of pages into items.
 class SurveyMaker {
@@ -51,6 +56,8 @@ class SurveyMaker {
 void append_all(PageRanges* all, const PageRanges& more) {
   all->insert(all->end(), more.begin(), more.end());
 }
+
+bool does_aio(const PlannedVma& vma) { return vma.mapping.path.starts_with("/[aio]"); }
 
 std::vector<Mapping> trackable_mappings(const CapturePlan& plan) {
   std::vector<Mapping> mappings;
@@ -161,6 +168,7 @@ size_t DumpSession::control_prepare(RoundKind kind, std::vector<SurveyItem>* ite
   round->work.copy_bytes = copy_pages * kPageBytes / options_.lanes;
   set_cuts(number, std::vector<uint64_t>(options_.lanes - 1, kAddressSpaceEnd));
   if (kind == RoundKind::kFinal) {
+    rings_ = list_rings(options_.pid);
     return number;
   }
   if (vm_flags_.empty()) {
@@ -268,13 +276,14 @@ void DumpSession::capture_frozen(Round* round, const PageRanges& owed, After aft
   RoundResult* const result = &round->result;
   const auto limit = std::chrono::milliseconds(options_.freeze_timeout_ms);
   const auto patience = [&] { return Patience{Clock::now() + limit, [&] { exchange->check(); }}; };
-  work->owed = owed;
   wait_until_stoppable(options_.pid, patience());
   frozen_.store(true, std::memory_order_relaxed);
   auto freeze = std::make_unique<Freeze>(options_.pid, tracer_->pid(), patience());
   const bool goes_on = after == After::kResume;
   std::optional<Urgent> urgent(std::in_place, goes_on && work->copy);
   require_same_program();
+  // What the kernel may have written past the page tables is taken whatever the tracker says.
+  work->owed = rings_.empty() ? owed : united(owed, registered_buffers(options_.pid, rings_));
   work->plan = make_plan(options_.pid, &files_, scratches());
   const auto opened = Clock::now();
   exchange->open_gate();
@@ -385,6 +394,10 @@ RoundResult DumpSession::finish_round(size_t number) {
   result.plan = std::move(round->work.plan);
   if (kind == RoundKind::kLive) {
     result.plan.aliases.clear();  // it takes nothing that is mapped several times
+  }
+  const auto& vmas = result.plan.vmas;
+  if (kind == RoundKind::kFinal && std::any_of(vmas.begin(), vmas.end(), does_aio)) {
+    result.plan.warnings.push_back(kAio);
   }
   const PageRanges in_parent = kind == RoundKind::kFinal ? pages_in_parent(*round) : PageRanges{};
   result.table = make_page_table(std::move(runs), result.plan.aliases, in_parent);

@@ -1,0 +1,69 @@
+#include "kernel/proc_rings.h"
+
+#include <dirent.h>
+
+#include <memory>
+
+#include "kernel/proc_file.h"
+
+namespace sluice {
+namespace {
+
+constexpr char kRing[] = "anon_inode:[io_uring]";
+
+struct CloseDir {
+  void operator()(DIR* dir) const { ::closedir(dir); }
+};
+
+}  // namespace
+
+std::vector<std::string> list_rings(pid_t pid) {
+  std::vector<std::string> rings;
+  const std::unique_ptr<DIR, CloseDir> dir(::opendir(proc_path(pid, "fd").c_str()));
+  while (const dirent* entry = dir ? ::readdir(dir.get()) : nullptr) {
+    const std::string name = entry->d_name;
+    char target[sizeof kRing];
+    const ssize_t length = ::readlinkat(::dirfd(dir.get()), name.c_str(), target, sizeof target);
+    if (length == sizeof kRing - 1 && std::string_view(target, sizeof kRing - 1) == kRing) {
+      rings.push_back(name);
+    }
+  }
+  return rings;
+}
+
+// Lines like "    0: 0x7f1b9f714000/8192" after "UserBufs:".
+PageRanges parse_registered_buffers(std::string_view text) {
+  PageRanges buffers;
+  TextCursor cursor(text);
+  bool in_list = false;
+  for (std::string_view line; cursor.take_line(line);) {
+    if (!line.starts_with(' ')) {
+      in_list = line.starts_with("UserBufs:");
+      continue;
+    }
+    TextCursor fields(line);
+    uint64_t index = 0;
+    uint64_t start = 0;
+    uint64_t bytes = 0;
+    fields.skip_blanks();
+    if (in_list && fields.take_decimal(index) && fields.take(':') && fields.take(' ') &&
+        fields.take('0') && fields.take('x') && fields.take_hex(start) && fields.take('/') &&
+        fields.take_decimal(bytes) && bytes > 0 && start + bytes > start) {
+      const uint64_t end = start + bytes + kPageBytes - 1;
+      buffers.push_back({start / kPageBytes * kPageBytes, end / kPageBytes * kPageBytes});
+    }
+  }
+  return buffers;
+}
+
+PageRanges registered_buffers(pid_t pid, const std::vector<std::string>& rings) {
+  PageRanges buffers;
+  for (const std::string& ring : rings) {
+    const auto text = read_proc_file(pid, "fdinfo/" + ring);
+    const PageRanges some = parse_registered_buffers(text.value_or(""));
+    buffers.insert(buffers.end(), some.begin(), some.end());
+  }
+  return normalised(std::move(buffers));
+}
+
+}  // namespace sluice
