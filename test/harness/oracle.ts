@@ -13,6 +13,8 @@ const PAGE = 4096n;
 const CHUNK = 1024n * 1024n;
 /** Private anonymous mappings above this are looked at only where they have pages. */
 const SPARSE_BYTES = 256n * 1024n * 1024n;
+const SCRATCH_BYTES = 32n * 1024n;
+const SCRATCH_MAGIC = 'Sluice scratch01';
 
 /** Stops a process with SIGSTOP for as long as `work` takes. */
 export async function whileStopped<Value>(
@@ -29,6 +31,20 @@ export async function whileStopped<Value>(
   } finally {
     process.kill(pid, 'SIGCONT');
   }
+}
+
+/** Looks at a process that a dump holds frozen. */
+export async function whileHeld<Value>(
+  pid: number,
+  work: (memory: StoppedMemory) => Promise<Value>,
+): Promise<Value> {
+  const states = () => threadsOf(pid).map((tid) => stateOf(pid, tid));
+  const frozen = threadsOf(pid).map(() => 't');
+  expect(states()).toEqual(frozen);
+  using memory = new StoppedMemory(pid);
+  const value = await work(memory);
+  expect(states()).toEqual(frozen);
+  return value;
 }
 
 export interface CompareOptions {
@@ -57,9 +73,9 @@ export class StoppedMemory implements Disposable {
 
   constructor(pid: number) {
     this.pid = pid;
-    this.mappings = readMappings(pid);
     this.#flags = readVmFlags(pid);
     this.#mem = openSync(`/proc/${pid}/mem`, 'r');
+    this.mappings = readMappings(pid).filter((mapping) => !this.#belongsToDumper(mapping));
   }
 
   [Symbol.dispose](): void {
@@ -106,6 +122,12 @@ export class StoppedMemory implements Disposable {
       for (const part of this.#partsOf(mapping, image)) await comparing.range(mapping, part);
     }
     return comparing.finish();
+  }
+
+  /** What a dumper has mapped there for as long as it holds the process. */
+  #belongsToDumper({ start, end, protection, inode }: Mapping): boolean {
+    if (protection !== '-w-' || inode !== 0n || end - start !== SCRATCH_BYTES) return false;
+    return this.read(start, SCRATCH_MAGIC.length)?.toString('latin1') === SCRATCH_MAGIC;
   }
 
   /** Mappings of devices and of the kernel, and memory that is secret even from it. */
