@@ -10,6 +10,8 @@ import {
   readMappings,
   readStat,
   readStatus,
+  readVmFlags,
+  stateOf,
   threadsOf,
 } from './procfs.js';
 
@@ -110,6 +112,22 @@ export async function assertUntouched(
   const { anonymousKib: kibAfter, ...restAfter } = after;
   expect(restAfter).toEqual(restBefore);
   expect(kibAfter).toBeLessThanOrEqual(kibBefore + ANONYMOUS_SLACK_KIB);
+}
+
+/** Fails if a process that works shows a trace of a dump that is over; what it does itself may differ. */
+export function assertClean(pid: number): void {
+  const flags = readVmFlags(pid);
+  expect({
+    traced: threadsOf(pid).filter((tid) => {
+      const status = orGone(() => readStatus(pid, tid));
+      return status !== undefined && status.get('TracerPid') !== '0';
+    }),
+    // A dumper maps its memory in a way that nobody else has a use for.
+    mapped: readMappings(pid).filter(({ protection }) => protection === '-w-'),
+    watched: [...flags].filter(([, names]) => names.has('uw') || names.has('um')),
+    zombies: childrenOf(pid).filter((child) => stateOf(child) === 'Z'),
+    descriptors: descriptorsOf(pid).filter((text) => text.includes('userfaultfd')),
+  }).toEqual({ traced: [], mapped: [], watched: [], zombies: [], descriptors: [] });
 }
 
 /** What a dump must leave alone even in a process that changes by itself. */
