@@ -157,7 +157,7 @@ async function dumpTarget(target: TestTarget): Promise<void> {
 async function dumpSeveralTimes(pid: number): Promise<void> {
   for (let turn = 0; turn < DUMPS; turn++) {
     await using dump = await dumpOf(pid, { lanes: 1 + (turn % 2) });
-    assertClean(pid);
+    await assertClean(pid);
     expectRounds(dump);
     if (turn === 0) await dump.image.verify();
   }
@@ -167,7 +167,7 @@ async function dumpSeveralTimes(pid: number): Promise<void> {
 async function dumpAtRest(pid: number): Promise<void> {
   const before = viewOf(pid);
   await using dump = await dumpOf(pid);
-  assertClean(pid);
+  await assertClean(pid);
   await assertUntouched(pid, before);
   await dump.image.verify();
 }
@@ -195,7 +195,7 @@ async function compareHeld(
   } finally {
     await held.resume();
   }
-  assertClean(pid);
+  await assertClean(pid);
   await dump.image.verify();
 }
 
