@@ -3,10 +3,12 @@ import { closeSync, constants, existsSync, openSync, readdirSync, readFileSync }
 import { setTimeout as sleep } from 'node:timers/promises';
 import {
   type DumpOptions,
+  type DumpProgress,
   type DumpResult,
   dumpProcess,
   type Image,
   openImage,
+  type RoundProgress,
   SluiceError,
 } from '@sluice/core';
 import { expect } from 'vitest';
@@ -36,16 +38,38 @@ const PATIENT = { freezeTimeoutMs: 30_000 };
 
 export type Options = Omit<DumpOptions, 'dir'>;
 
-/** Dumps a process and opens the image; whatever fails, nothing is left. */
-export async function dumpOf(pid: number, options: Options = {}): Promise<Dump> {
+/**
+ * Dumps a process and opens the image; whatever fails, nothing is left.
+ *
+ * @param atRound Is told of each round, not long after it has begun.
+ */
+export async function dumpOf(
+  pid: number,
+  options: Options = {},
+  atRound?: (round: RoundProgress) => void,
+): Promise<Dump> {
   const dir = new TempDir();
   try {
     const path = dir.join('image');
-    const result = await within('a dump', dumpProcess(pid, { ...PATIENT, ...options, dir: path }));
+    const dump = dumpProcess(pid, { ...PATIENT, ...options, dir: path });
+    const told = atRound === undefined ? undefined : tellRounds(dump, atRound);
+    const [result] = await within('a dump', Promise.all([dump, told]));
     return new Dump(result, await openImage(path), dir);
   } catch (error) {
     await dir[Symbol.asyncDispose]();
     throw error;
+  }
+}
+
+async function tellRounds(
+  dump: AsyncIterable<DumpProgress>,
+  atRound: (round: RoundProgress) => void,
+): Promise<void> {
+  let last = 0;
+  for await (const { round } of dump) {
+    if (round === null || round.number === last) continue;
+    last = round.number;
+    atRound(round);
   }
 }
 

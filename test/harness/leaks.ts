@@ -4,6 +4,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { addon } from '@sluice/native';
 import { afterAll, afterEach, beforeAll, expect } from 'vitest';
 import { childrenOf, descriptorsOf, orGone } from './procfs.js';
+import { Program } from './program.js';
 import { TestTarget } from './target.js';
 import { SmallDisk, TempDir } from './temp.js';
 import { waitFor } from './wait.js';
@@ -22,14 +23,16 @@ export function leakCheck(): void {
     addon.setFaults([]);
     const left = {
       targets: TestTarget.left(),
+      programs: Program.left(),
       mounts: SmallDisk.left(),
       directories: TempDir.left(),
     };
     // A test that timed out still holds them: they must not be blamed on the next one, too.
     await TestTarget.killLeft();
+    await Program.endLeft();
     await SmallDisk.removeLeft();
     await TempDir.removeLeft();
-    expect(left).toEqual({ targets: [], mounts: [], directories: [] });
+    expect(left).toEqual({ targets: [], programs: [], mounts: [], directories: [] });
   });
 
   afterAll(async () => {

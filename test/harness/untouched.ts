@@ -10,8 +10,11 @@ import {
   readMappings,
   readStat,
   readStatus,
+  readVmFlags,
+  stateOf,
   threadsOf,
 } from './procfs.js';
+import { waitFor } from './wait.js';
 
 const STATUS_FIELDS = [
   'Name',
@@ -110,6 +113,24 @@ export async function assertUntouched(
   const { anonymousKib: kibAfter, ...restAfter } = after;
   expect(restAfter).toEqual(restBefore);
   expect(kibAfter).toBeLessThanOrEqual(kibBefore + ANONYMOUS_SLACK_KIB);
+}
+
+/** Fails if a process that works shows a trace of a dump that is over; what it does itself may differ. */
+export async function assertClean(pid: number): Promise<void> {
+  // It may have children that end, and look after them in its own time.
+  const zombies = () => childrenOf(pid).filter((child) => stateOf(child) === 'Z');
+  await waitFor('no child is a zombie', () => zombies().length === 0);
+  const flags = readVmFlags(pid);
+  expect({
+    traced: threadsOf(pid).filter((tid) => {
+      const status = orGone(() => readStatus(pid, tid));
+      return status !== undefined && status.get('TracerPid') !== '0';
+    }),
+    // A dumper maps its memory in a way that nobody else has a use for.
+    mapped: readMappings(pid).filter(({ protection }) => protection === '-w-'),
+    watched: [...flags].filter(([, names]) => names.has('uw') || names.has('um')),
+    descriptors: descriptorsOf(pid).filter((text) => text.includes('userfaultfd')),
+  }).toEqual({ traced: [], mapped: [], watched: [], descriptors: [] });
 }
 
 /** What a dump must leave alone even in a process that changes by itself. */

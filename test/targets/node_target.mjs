@@ -1,6 +1,8 @@
 /**
  * A Node process with some of what real ones have: buffers, objects, a worker thread, timers, a
- * server with an open connection. Usage: node_target.mjs MEBIBYTES
+ * server with an open connection. A busy one makes new objects all the time.
+ *
+ * Usage: node_target.mjs MEBIBYTES [busy]
  */
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
@@ -70,8 +72,24 @@ async function main() {
       asked.end();
     });
 
+  let turns = 0;
+  const wrong = [];
+  if (process.argv[3] === 'busy') {
+    const recent = new Map();
+    const made = (turn) => Array.from({ length: 200 }, (_, i) => ({ turn, text: `${turn} ${i}` }));
+    const turnOver = () => {
+      turns++;
+      const old = recent.get(turns % 500);
+      const isRight = ({ turn, text }, i) => turn === turns - 500 && text === `${turn} ${i}`;
+      if (old !== undefined && !old.every(isRight)) wrong.push(`objects of turn ${turns - 500}`);
+      recent.set(turns % 500, made(turns));
+      setImmediate(turnOver);
+    };
+    turnOver();
+  }
+
   const check = async () => {
-    const failed = [];
+    const failed = [...wrong];
     if (hash(buffer) !== expected) failed.push('the buffer changed');
     for (const [key, { i, text }] of objects) {
       if (key !== `key ${i}` || text !== `value of ${i}`) failed.push(`object ${key}`);

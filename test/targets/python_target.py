@@ -1,4 +1,7 @@
-"""A Python process with a thread, a file mapping and many objects. Usage: python_target.py MEBIBYTES"""
+"""A Python process with a thread, a file mapping and many objects; a busy one makes new ones all the time.
+
+Usage: python_target.py MEBIBYTES [busy]
+"""
 
 import hashlib
 import json
@@ -20,6 +23,7 @@ def content(seed, size):
 
 
 mebibytes = int(sys.argv[1]) if len(sys.argv) > 1 else 16
+busy = "busy" in sys.argv[2:]
 data = content(1, mebibytes << 20)
 expected = digest(data)
 objects = {f"key {i}": [i, f"value of {i}"] for i in range(50_000)}
@@ -40,8 +44,24 @@ def tick():
         time.sleep(0.001)
 
 
+turns = 0
+recent = {}
+wrong = []
+
+
+def work():
+    """Makes objects, keeps them for a while, and looks at them before it lets them go."""
+    global turns
+    while True:
+        turns += 1
+        old = recent.pop(turns % 500, None)
+        if old is not None and old[1] != [f"{old[0]} {i}" for i in range(200)]:
+            wrong.append(f"the objects of turn {old[0]}")
+        recent[turns % 500] = (turns, [f"{turns} {i}" for i in range(200)])
+
+
 def check():
-    failed = []
+    failed = list(wrong)
     if digest(data) != expected:
         failed.append("the data changed")
     if digest(mapped) != mapped_expected:
@@ -52,10 +72,16 @@ def check():
     before = ticks
     while ticks <= before:
         time.sleep(0.001)
+    if busy:
+        before = turns
+        while turns <= before:
+            time.sleep(0.001)
     return failed
 
 
 threading.Thread(target=tick, daemon=True).start()
+if busy:
+    threading.Thread(target=work, daemon=True).start()
 print(json.dumps({"ready": True, "pid": os.getpid()}), flush=True)
 for line in sys.stdin:
     if line.strip() == "exit":
