@@ -366,6 +366,10 @@ void DumpSession::drain_run(size_t drain, size_t first, size_t last) {
         bytes_drained_.fetch_add(slot->bytes, std::memory_order_relaxed);
         round->exchange.give_empty(slot);
       }
+      if (round->work.kind == RoundKind::kLive) {
+        // What was reserved beyond its end is room that later rounds may need.
+        shard->cut();
+      }
       round->exchange.drain_done();
     } catch (...) {
       round->exchange.fail();

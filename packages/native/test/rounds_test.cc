@@ -1,0 +1,205 @@
+// Rounds in C++ with real threads: what the rounds hold together is the memory of the frozen
+// target.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <fstream>
+#include <map>
+
+#include "child.h"
+#include "kernel/probes.h"
+#include "session_rig.h"
+#include "target/target_memory.h"
+#include "tools.h"
+
+namespace sluice::test {
+namespace {
+
+constexpr uint64_t kPages = 600;
+
+// Writes and drops pages all the time.
+class Busy {
+ public:
+  explicit Busy(uint64_t seed)
+      : memory_(static_cast<char*>(::mmap(nullptr, kPages * kPageBytes, PROT_READ | PROT_WRITE,
+                                          MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))),
+        child_([this] { std::fill(memory_, memory_ + kPages * kPageBytes, 'b'); },
+               [this, seed] {
+                 Random random(seed);
+                 for (;;) {
+                   char* const page = memory_ + below(random, kPages) * kPageBytes;
+                   if (below(random, 10) == 0) {
+                     ::madvise(page, kPageBytes, MADV_DONTNEED);
+                   } else {
+                     *reinterpret_cast<volatile uint64_t*>(page + 8 * below(random, 512)) =
+                         random();
+                   }
+                   if (below(random, 50) == 0) {
+                     ::usleep(100);
+                   }
+                 }
+                 return 0;
+               }) {}
+  ~Busy() { ::munmap(memory_, kPages * kPageBytes); }
+  Busy(const Busy&) = delete;
+  Busy& operator=(const Busy&) = delete;
+  pid_t pid() const { return child_.pid(); }
+  uint64_t start() const { return reinterpret_cast<uint64_t>(memory_); }
+
+ private:
+  char* memory_;
+  Child child_;
+};
+
+// The pages of all rounds so far, the newest of each.
+class Chain {
+ public:
+  void add(const RoundResult& result, const std::string& dir) {
+    std::map<uint64_t, std::string> own;
+    for (const StoredRun& run : result.table.runs) {
+      for (uint64_t i = 0; i < run.pages; ++i) {
+        const uint64_t at = run.address + i * kPageBytes;
+        if (run.shard == kInParent) {
+          CHECK(pages_.contains(at));
+          own[at] = pages_[at];
+        } else {
+          own[at] = page_of(dir, run.shard, run.offset + i * kPageBytes);
+        }
+      }
+    }
+    if (result.kind == RoundKind::kLive) {
+      for (auto& [at, bytes] : own) {
+        pages_[at] = std::move(bytes);
+      }
+    } else {
+      pages_ = std::move(own);
+    }
+  }
+  // Of the memory of `target`, which stands still.
+  void compare(const Busy& target) const {
+    const TargetMemory memory(target.pid());
+    const std::string zeros(kPageBytes, '\0');
+    std::string is(kPageBytes, '\0');
+    for (uint64_t i = 0; i < kPages; ++i) {
+      const uint64_t at = target.start() + i * kPageBytes;
+      CHECK(memory.read(RemotePtr(at), is.data(), kPageBytes));
+      const auto stored = pages_.find(at);
+      if (is != (stored == pages_.end() ? zeros : stored->second)) {
+        throw Failure{__FILE__, __LINE__, "page " + std::to_string(i) + " differs"};
+      }
+    }
+  }
+
+ private:
+  static std::string page_of(const std::string& dir, uint32_t shard, uint64_t offset) {
+    std::ifstream file(dir + "/shard-000" + std::to_string(shard) + ".img", std::ios::binary);
+    std::string bytes(kPageBytes, '\0');
+    file.seekg(static_cast<std::streamoff>(offset));
+    CHECK(file.read(bytes.data(), kPageBytes).good());
+    return bytes;
+  }
+
+  std::map<uint64_t, std::string> pages_;
+};
+
+// Two live rounds, and a third one with the final round right after it.
+void check_rounds(CaptureMode mode, TrackerMode tracker, After after, uint64_t seed) {
+  const TempDir dir("/tmp");
+  const Busy target(seed);
+  const std::string before = snapshot(target.pid());
+  SessionOptions options = options_for(target.pid(), dir, mode);
+  options.lanes = 2;
+  options.drains = 2;
+  options.tracker = tracker;
+  Dump dump(options);
+  CHECK_EQ(dump.attach(), kNoErrors);
+  CHECK_EQ(dump.track(), kNoErrors);
+  Chain chain;
+  const auto directory = [&](size_t round) {
+    const std::string path = dir.path() + "/round-" + std::to_string(round);
+    CHECK(::mkdir(path.c_str(), 0700) == 0);
+    return path;
+  };
+  for (size_t round = 0; round < 2; ++round) {
+    const std::string path = directory(round);
+    CHECK_EQ(dump.prepare(RoundKind::kLive, path), kNoErrors);
+    dump.start_capture(round, round);
+    CHECK_EQ(dump.wait_capture(), kNoErrors);
+    chain.add(dump.session.finish_round(round), path);
+  }
+  const std::string path = directory(2);
+  CHECK_EQ(dump.prepare(RoundKind::kLive, path), kNoErrors);
+  CHECK_EQ(dump.prepare(RoundKind::kFinal, dir.path(), after == After::kResume), kNoErrors);
+  dump.start_capture(2, 3, after);
+  CHECK_EQ(dump.wait_capture(), kNoErrors);
+  chain.add(dump.session.finish_round(2), path);
+  const RoundResult final = dump.session.finish_round(3);
+  CHECK_EQ(final.table.parent_pages > 0, tracker != TrackerMode::kNone);
+  chain.add(final, dir.path());
+  CHECK_EQ(dump.session.held(), after == After::kStop);
+  if (after == After::kStop) {
+    chain.compare(target);
+    CHECK_EQ(dump.release(DumpSession::Release::kResume), kNoErrors);
+  }
+  dump.detach();
+  CHECK_EQ(dump.warnings, kNoErrors);
+  CHECK_EQ(snapshot(target.pid()), before);
+}
+
+bool can_track() { return probe_uffd_wp_async().ok; }
+
+}  // namespace
+
+TEST(rounds_hold_the_memory_together) {
+  for (const CaptureMode mode : {CaptureMode::kVmsplice, CaptureMode::kRead}) {
+    for (uint64_t seed = 1; seed <= 4; ++seed) {
+      check_rounds(mode, TrackerMode::kNone, After::kStop, seed);
+      if (can_track()) {
+        check_rounds(mode, TrackerMode::kUffdWp, After::kStop, seed);
+      }
+    }
+  }
+}
+
+TEST(rounds_let_the_target_go_on) {
+  if (!can_track()) {
+    SKIP("no asynchronous write protection");
+  }
+  check_rounds(CaptureMode::kVmsplice, TrackerMode::kUffdWp, After::kResume, 1);
+  check_rounds(CaptureMode::kRead, TrackerMode::kUffdWp, After::kResume, 2);
+}
+
+// What a round that failed had collected is in the next one.
+TEST(rounds_owe_what_failed) {
+  if (!can_track()) {
+    SKIP("no asynchronous write protection");
+  }
+  const TempDir dir("/tmp");
+  const TempDir other("/tmp");
+  const Busy target(1);
+  SessionOptions options = options_for(target.pid(), dir, CaptureMode::kVmsplice);
+  options.tracker = TrackerMode::kUffdWp;
+  Dump dump(options);
+  CHECK_EQ(dump.attach(), kNoErrors);
+  CHECK_EQ(dump.track(), kNoErrors);
+  CHECK_EQ(dump.prepare(RoundKind::kLive, other.path()), kNoErrors);
+  sys::Fault fault;
+  fault.number = SYS_splice;
+  fault.errnum = EIO;
+  sys::set_faults({fault});
+  dump.start_capture(0, 0);
+  CHECK(!dump.wait_capture().empty());
+  sys::set_faults({});
+  CHECK_EQ(dump.prepare(RoundKind::kFinal, dir.path()), kNoErrors);
+  dump.start_capture(1, 1, After::kStop);
+  CHECK_EQ(dump.wait_capture(), kNoErrors);
+  const RoundResult final = dump.session.finish_round(1);
+  CHECK_EQ(final.table.parent_pages, uint64_t{0});
+  Chain chain;
+  chain.add(final, dir.path());
+  chain.compare(target);
+  CHECK_EQ(dump.release(DumpSession::Release::kResume), kNoErrors);
+}
+
+}  // namespace sluice::test
