@@ -40,7 +40,8 @@ export const ERRORS = {
       'and the seccomp profile if in a container. `sluice doctor PID` tells which one it is.',
   },
   ERR_SLUICE_ALREADY_TRACED: {
-    summary: 'Another tracer (a debugger, strace, another dump) is attached to the target.',
+    summary:
+      'Another tracer (a debugger, strace) is attached to the target, or another dump is under way.',
     advice:
       'End that tracer, or wait until it has detached; TracerPid in /proc/PID/status names it.',
   },

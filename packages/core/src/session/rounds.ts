@@ -183,10 +183,12 @@ export class RoundRunner {
 
   #notConverging({ freezeMs, pagesPerSecond }: Decision): SluiceError {
     const { pid } = this.#session;
+    // Not known before a round was taken.
+    const rate =
+      pagesPerSecond > 0 ? `: it writes to ${Math.round(pagesPerSecond)} pages a second` : '';
     return new SluiceError(
       'ERR_SLUICE_NO_CONVERGENCE',
-      `Process ${pid} would be frozen for about ${freezeMs.toFixed(1)} ms, longer than allowed: ` +
-        `it writes to ${Math.round(pagesPerSecond)} pages a second`,
+      `Process ${pid} would be frozen for about ${freezeMs.toFixed(1)} ms, longer than allowed${rate}`,
       { pid, thawed: true },
     );
   }
