@@ -3,7 +3,6 @@ import { readlink } from 'node:fs/promises';
 import { fromNative, SluiceError, withThawed } from '../errors.js';
 import { type Image, openImage } from '../image/index.js';
 import type { ManifestProcess } from '../image/manifest.js';
-import { claimTarget } from '../session/claim.js';
 import { identify } from '../session/identify.js';
 import {
   checkPid,
@@ -79,12 +78,10 @@ async function restoreFrom(
   checkAbort(options.signal);
   const { startTimeTicks } = await identify(pid);
   const opened = typeof image === 'string' ? await openImage(image) : undefined;
-  let claim: { close(): void } | undefined;
   try {
     const source = opened ?? (image as Image);
     const wanted = await findProcess(source, pid, startTimeTicks);
     await source.verify({ signal: options.signal });
-    claim = await claimTarget({ pid, startTimeTicks });
     const { native, warnings } = await runRestore(source, wanted, options);
     return {
       pid,
@@ -99,7 +96,6 @@ async function restoreFrom(
       warnings: [...native.warnings, ...warnings],
     };
   } finally {
-    claim?.close();
     await opened?.close();
   }
 }

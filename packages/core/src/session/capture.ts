@@ -10,7 +10,6 @@ import { type Crew, createCrew } from '@sluice/workers';
 import PQueue from 'p-queue';
 import { fromNative, SluiceError } from '../errors.js';
 import type { ImageDir } from '../image/index.js';
-import { claimTarget } from './claim.js';
 import type { ProgressMeter } from './dump_run.js';
 import type { HeldSession, Release } from './held.js';
 import { NativeSession } from './native_session.js';
@@ -76,19 +75,12 @@ export async function captureTarget(
   const { pid } = identity;
   const { dir } = imageDir;
   const tracker = options.rounds === 0 ? 'none' : options.tracker;
-  const claim = await claimTarget(identity);
-  let session: NativeSession;
-  try {
-    session = new NativeSession(
-      { pid, lanes, drains, budgetBytes, capture, io, dir, tracker, freezeTimeoutMs },
-      signal,
-    );
-  } catch (error) {
-    claim.close();
-    throw error;
-  }
+  const session = new NativeSession(
+    { pid, lanes, drains, budgetBytes, capture, io, dir, tracker, freezeTimeoutMs },
+    signal,
+  );
   meter.connect(() => session.counters());
-  const dump = new RunningDump(session, options, meter, claim);
+  const dump = new RunningDump(session, options, meter);
   try {
     session.check();
     checkIdentity(identity, session.target);
@@ -119,21 +111,14 @@ class RunningDump {
   readonly #options: ResolvedDumpOptions;
   readonly #meter: ProgressMeter;
   readonly #queue: PQueue;
-  readonly #claim: { close(): void };
   #crew: Crew | undefined;
   #watched = false;
   #lanesTouched = 0;
   #detaching: Promise<string[]> | undefined;
   #held = false;
 
-  constructor(
-    session: NativeSession,
-    options: ResolvedDumpOptions,
-    meter: ProgressMeter,
-    claim: { close(): void },
-  ) {
+  constructor(session: NativeSession, options: ResolvedDumpOptions, meter: ProgressMeter) {
     this.#session = session;
-    this.#claim = claim;
     this.#options = options;
     this.#meter = meter;
     this.#queue = new PQueue({ concurrency: options.drains });
@@ -195,7 +180,6 @@ class RunningDump {
     await this.#detachOnce();
     await this.#crew?.close();
     this.#session.close();
-    this.#claim.close();
   }
 
   async #release(how: Release): Promise<void> {

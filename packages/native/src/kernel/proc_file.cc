@@ -74,6 +74,17 @@ bool take_number(std::string_view& rest, T& value, int base) {
 
 }  // namespace
 
+ScopedFd open_pagemap(pid_t pid) {
+  const long fd =
+      sys::call(SYS_openat, AT_FDCWD, proc_path(pid, "pagemap").c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) {
+    const bool gone = fd == -ENOENT || fd == -ESRCH;
+    throw Error(gone ? "NO_SUCH_PROCESS" : "PERMISSION", pid, "openat", static_cast<int>(-fd),
+                gone ? "the process is gone" : "its page table may not be read by this user");
+  }
+  return ScopedFd(static_cast<int>(fd));
+}
+
 std::string proc_path(pid_t pid, std::string_view name) {
   std::string path = "/proc/" + std::to_string(pid);
   if (!name.empty()) {

@@ -9,6 +9,8 @@
 #include <string>
 #include <string_view>
 
+#include "base/scoped_fd.h"
+
 namespace sluice {
 
 // Whole contents of /proc/PID/NAME, like "maps" or "task/12/comm"; nullopt when there is no such
@@ -23,6 +25,9 @@ std::optional<std::string> read_proc_link(pid_t pid, std::string_view name);
 // Whole contents of another file of the kernel's, in /proc/sys or /sys; nullopt when it is not
 // there or may not be read.
 std::optional<std::string> read_kernel_file(const std::string& path);
+
+// /proc/PID/pagemap, for reading. Throws PERMISSION, NO_SUCH_PROCESS.
+ScopedFd open_pagemap(pid_t pid);
 
 // "/proc/PID/NAME", or "/proc/PID" for an empty name.
 std::string proc_path(pid_t pid, std::string_view name);

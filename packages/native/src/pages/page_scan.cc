@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "kernel/abi.h"
+#include "kernel/proc_file.h"
 #include "kernel/syscalls.h"
 #include "pages/scan_calls.h"
 

@@ -1,7 +1,5 @@
 #include "pages/scan_calls.h"
 
-#include <fcntl.h>
-
 #include <algorithm>
 #include <cerrno>
 
@@ -15,17 +13,6 @@ namespace {
 constexpr size_t kRegionsPerCall = 1024;
 
 }  // namespace
-
-ScopedFd open_pagemap(pid_t pid) {
-  const long fd =
-      sys::call(SYS_openat, AT_FDCWD, proc_path(pid, "pagemap").c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) {
-    const bool gone = fd == -ENOENT || fd == -ESRCH;
-    throw Error(gone ? "NO_SUCH_PROCESS" : "PERMISSION", pid, "openat", static_cast<int>(-fd),
-                gone ? "the process is gone" : "its page table may not be read by this user");
-  }
-  return ScopedFd(static_cast<int>(fd));
-}
 
 void throw_scan_failed(pid_t pid, const char* call, long result) {
   const bool gone = result == -ESRCH || result == 0;

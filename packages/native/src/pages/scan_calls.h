@@ -23,9 +23,6 @@ struct PageQuery {
   uint64_t returned = 0;
 };
 
-// Opens /proc/PID/pagemap. Throws PERMISSION, NO_SUCH_PROCESS.
-ScopedFd open_pagemap(pid_t pid);
-
 // Throws SYSTEM or TARGET_EXITED for what a read or scan of page tables returned.
 [[noreturn]] void throw_scan_failed(pid_t pid, const char* call, long result);
 

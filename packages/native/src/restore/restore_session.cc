@@ -19,6 +19,7 @@
 #include "kernel/proc_task.h"
 #include "kernel/syscalls.h"
 #include "kernel/target_facts.h"
+#include "target/claim.h"
 #include "target/code_search.h"
 #include "target/thread_remote.h"
 
@@ -168,6 +169,7 @@ void RestoreSession::attach() {
     throw_gone(options_.pid);
   }
   pidfd_.reset(static_cast<int>(fd));
+  claim_ = claim_target(options_.pid);
   memory_ = std::make_unique<TargetMemory>(options_.pid);
   scan_ = PageScan::open(options_.pid);
   tracer_ = std::make_unique<TracerTask>();

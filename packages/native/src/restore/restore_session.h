@@ -131,6 +131,7 @@ class RestoreSession {
   RestoreOptions options_;
   std::atomic<bool> cancelled_{false};
   ScopedFd pidfd_;
+  ScopedFd claim_;
   std::unique_ptr<TracerTask> tracer_;
   std::unique_ptr<TargetMemory> memory_;
   std::unique_ptr<PageScan> scan_;

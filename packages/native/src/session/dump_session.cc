@@ -17,6 +17,7 @@
 #include "kernel/proc_task.h"
 #include "kernel/syscalls.h"
 #include "kernel/target_facts.h"
+#include "target/claim.h"
 #include "target/code_search.h"
 #include "target/thread_remote.h"
 
@@ -172,6 +173,7 @@ void DumpSession::control_attach() {
     throw_gone(options_.pid);
   }
   pidfd_.reset(static_cast<int>(fd));
+  claim_ = claim_target(options_.pid);
   tracer_ = std::make_unique<TracerTask>();
 }
 

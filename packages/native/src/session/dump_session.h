@@ -187,6 +187,7 @@ class DumpSession {
   TargetIdentity identity_;
   std::vector<uint8_t> stamp_;
   ScopedFd pidfd_;
+  ScopedFd claim_;
   MappedFiles files_;
   std::vector<VmFlags> vm_flags_;
   std::unique_ptr<TracerTask> tracer_;

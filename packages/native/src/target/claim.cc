@@ -1,0 +1,22 @@
+#include "target/claim.h"
+
+#include <sys/file.h>
+
+#include <cerrno>
+
+#include "base/error.h"
+#include "kernel/proc_file.h"
+#include "kernel/syscalls.h"
+
+namespace sluice {
+
+ScopedFd claim_target(pid_t pid) {
+  ScopedFd fd = open_pagemap(pid);
+  if (sys::call_restarting(SYS_flock, fd.get(), LOCK_EX | LOCK_NB) == -EWOULDBLOCK) {
+    throw Error("ALREADY_TRACED", pid, "flock", EWOULDBLOCK,
+                "another dump or restore of it is under way");
+  }
+  return fd;
+}
+
+}  // namespace sluice
