@@ -167,12 +167,12 @@ Error DumpSession::explain(const Error& error) const {
 }
 
 void DumpSession::control_attach() {
-  const long fd = sys::call(SYS_pidfd_open, options_.pid, 0);
+  ScopedFd fd(static_cast<int>(sys::call(SYS_pidfd_open, options_.pid, 0)));
   const auto stat = read_stat(options_.pid);
-  if (fd < 0 || !stat || stat->start_time_ticks != identity_.start_time_ticks) {
+  if (!fd || !stat || stat->start_time_ticks != identity_.start_time_ticks) {
     throw_gone(options_.pid);
   }
-  pidfd_.reset(static_cast<int>(fd));
+  pidfd_ = std::move(fd);
   claim_ = claim_target(options_.pid);
   tracer_ = std::make_unique<TracerTask>();
 }
