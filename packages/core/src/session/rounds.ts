@@ -32,6 +32,8 @@ const MOST_AUTO_ROUNDS = 30;
 /** Room that is made for pages copied under freeze, beyond what is expected. */
 const COPY_MARGIN = 2;
 const LEAST_COPY_PAGES = 1024;
+/** Pages that are looked at in the time in which one is copied. */
+const LOOKS_PER_COPY = 300;
 
 export class RoundRunner {
   /** For people. */
@@ -46,7 +48,8 @@ export class RoundRunner {
   readonly #measured: RoundMeasure[] = [];
   /** When the pages of the last live round were collected. */
   #collectedMs = 0;
-  #existingPages = 0;
+  /** Of the first look: all pages that exist. */
+  #existing: Survey | undefined;
 
   constructor(
     session: NativeSession,
@@ -93,7 +96,7 @@ export class RoundRunner {
     for (let failed = 0; ; ) {
       const lookedMs = this.#meter.elapsedMs;
       const survey = await this.#prepare('live');
-      if (this.#measured.length === 0) this.#existingPages = survey.totalPages;
+      if (this.#measured.length === 0) this.#existing = survey;
       const decision = this.#decide(survey.totalPages);
       const { next } = decision;
       if (next === 'fail') throw this.#notConverging(decision);
@@ -158,7 +161,10 @@ export class RoundRunner {
     const copy = this.#options.after === 'resume';
     const copyPages = Math.max(LEAST_COPY_PAGES, totalPages * COPY_MARGIN);
     const { round } = await this.#prepare('final', copy, copyPages);
-    this.#cut(round, survey);
+    // What the lanes spend their time on: looking at all pages, or copying some of them.
+    const existing = this.#existing ?? survey;
+    const mostlyLooks = totalPages * LOOKS_PER_COPY < existing.totalPages;
+    this.#cut(round, mostlyLooks ? existing : survey);
     await this.#session.all(this.#open(round, this.#imageDir.dir, totalPages));
     return round;
   }
@@ -175,7 +181,7 @@ export class RoundRunner {
         rounds: measured,
         dirtyPages,
         sinceCollectedMs: measured.length === 0 ? 0 : performance.now() - this.#collectedMs,
-        existingPages: this.#existingPages,
+        existingPages: this.#existing?.totalPages ?? 0,
         elapsedMs: this.#meter.elapsedMs,
       },
     );

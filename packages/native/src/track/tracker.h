@@ -30,7 +30,8 @@ enum class Wanted {
 
 // What changed in a range between its pages' being collected and the look. Ranges may touch.
 struct Look {
-  // Everything but pages that are there and not written: written ones, dropped ones, holes.
+  // Everything but pages that are there and not written: written ones, dropped ones, holes; and
+  // perhaps more.
   PageRanges changed;
   // Own pages among them whose bytes have to be taken.
   PageRanges written;

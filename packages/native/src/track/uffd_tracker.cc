@@ -40,54 +40,50 @@ class UffdScan : public TrackerScan {
     return calls_.walk(range, query, kPagesPerLiveCall, telling(found)) == range.end;
   }
 
+  bool look(PageRange range, PageFilter own, Look* look) override {
+    return own == PageFilter::kOwn ? look_over_file(range, look) : look_anonymous(range, look);
+  }
+
+ private:
   // "Written or absent" is by far the quickest question that is exact: it needs no look at what is
   // behind an entry.
-  //
-  // Over a file it is not: where a write-protected page is dropped, the kernel leaves a marker,
-  // which counts as swapped, and the page of the file that is mapped in its place is born
-  // protected. Neither counts as written, though the content is another one. So pages of the file
-  // are looked for as well, and what was found is looked at more closely.
-  bool look(PageRange range, PageFilter own, Look* look) override {
-    const bool over_file = own == PageFilter::kOwn;
+  bool look_anonymous(PageRange range, Look* look) {
     PageQuery query;
     query.flags = abi::kScanCheckWpAsync;
     query.inverted = abi::kPageIsPresent;
     query.anyof = abi::kPageIsWritten | abi::kPageIsPresent;
-    if (over_file) {
-      query.anyof |= abi::kPageIsFile;
-    }
     query.returned = calls_.guard() | abi::kPageIsWritten | abi::kPageIsPresent |
                      abi::kPageIsSwapped | abi::kPageIsPfnZero;
-    const size_t before = look->changed.size();
-    const uint64_t end = calls_.walk(range, query, 0, [&](PageRange run, uint64_t is) {
+    // A range within one mapping is refused at once if it is, so that nothing was noted then.
+    return calls_.walk(range, query, 0, [&](PageRange run, uint64_t is) {
       look->changed.push_back(run);
       const bool exists = (is & (abi::kPageIsPresent | abi::kPageIsSwapped)) != 0 &&
                           (is & (calls_.guard() | abi::kPageIsPfnZero)) == 0;
-      if (exists && !over_file) {
+      if (exists) {
         ((is & abi::kPageIsWritten) != 0 ? look->written : look->kept).push_back(run);
       }
       return true;
-    });
-    if (end != range.end) {
-      // A range within one mapping is refused at once, so that nothing else was noted.
-      look->changed.resize(before);
-      return false;
-    }
-    if (!over_file) {
-      return true;
-    }
-    query = calls_.own_pages(true);
-    query.returned = abi::kPageIsWritten | abi::kPageIsPresent;
-    for (size_t i = before; i < look->changed.size(); ++i) {
-      calls_.walk(look->changed[i], query, 0, [&](PageRange run, uint64_t is) {
-        (is == abi::kPageIsPresent ? look->kept : look->written).push_back(run);
-        return true;
-      });
-    }
-    return true;
+    }) == range.end;
   }
 
- private:
+  // Over a file that question is not exact: where a write-protected page is dropped, the kernel
+  // leaves a marker, which counts as swapped, and the page of the file that is mapped in its place
+  // is born protected. Neither counts as written, though the content is another one. So only own
+  // pages that are present and not written are as they were.
+  bool look_over_file(PageRange range, Look* look) {
+    PageQuery query = calls_.own_pages(true);
+    query.flags = abi::kScanCheckWpAsync;
+    query.returned = abi::kPageIsWritten | abi::kPageIsPresent;
+    const uint64_t end = calls_.walk(range, query, 0, [&](PageRange run, uint64_t is) {
+      (is == abi::kPageIsPresent ? look->kept : look->written).push_back(run);
+      return true;
+    });
+    if (end == range.end) {
+      look->changed.push_back(range);
+    }
+    return end == range.end;
+  }
+
   static ScanCalls::Found telling(const Found& found) {
     return [&found](PageRange run, uint64_t) {
       found(run);
