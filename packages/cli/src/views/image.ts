@@ -41,14 +41,14 @@ export function renderImage(report: ImageReport, width: number | undefined): str
 }
 
 function about(report: ImageReport): string {
-  const { dir, producer, created, kernel, consistency, capture, shards, piece_bytes } = report;
-  const bytes = shards.reduce((sum, shard) => sum + shard.bytes, 0);
+  const { dir, producer, created, kernel, consistency, capture, chain, piece_bytes } = report;
+  const bytes = chain.reduce((sum, image) => sum + image.bytes, 0);
   const checksum = piece_bytes > 0 ? `${report.checksum} per ${mib(piece_bytes)}` : report.checksum;
   const rows: [string, string][] = [
     ['made', `${created} by ${producer.name} ${producer.version}`],
     ['kernel', `${kernel.release} on ${kernel.machine}`],
     ['taken', `${CONSISTENCY[consistency] ?? consistency}, by ${capture}`],
-    ['stored', `${mib(bytes)} in ${count(shards.length, 'shard')}, checksum ${checksum}`],
+    ['stored', `${mib(bytes)} in ${count(chain.length, 'image')}, checksum ${checksum}`],
   ];
   return `Image ${printable(dir)}\n${pairs(rows)}`;
 }
