@@ -23,6 +23,7 @@ namespace {
 
 // How often the chain of ancestors is looked at anew because one of them ended meanwhile.
 constexpr int kMostLooks = 10;
+constexpr int kMostZombieLooks = 50;
 
 struct Refusal {
   const char* code = "";
@@ -238,11 +239,11 @@ Refusal check_architecture(pid_t pid) {
   return {};
 }
 
-// While a thread other than the first calls execve, the first is a zombie for moments.
+// While a thread other than the first calls execve, the first is a zombie for moments, and at last
+// the only thread that is listed. A real zombie can wait.
 std::optional<ProcStatus> read_settled_status(pid_t pid) {
   auto status = read_status(pid);
-  for (int look = 0; look < kMostLooks && status && status->is_zombie() && status->threads > 1;
-       ++look) {
+  for (int look = 0; look < kMostZombieLooks && status && status->is_zombie(); ++look) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
     status = read_status(pid);
   }
