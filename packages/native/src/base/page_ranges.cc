@@ -3,6 +3,15 @@
 #include <algorithm>
 
 namespace sluice {
+namespace {
+
+// The first range of a set that ends behind `address`: sets can be far larger than what is asked.
+PageRanges::const_iterator first_behind(const PageRanges& set, uint64_t address) {
+  return std::upper_bound(set.begin(), set.end(), address,
+                          [](uint64_t at, const PageRange& range) { return at < range.end; });
+}
+
+}  // namespace
 
 void append_range(PageRanges* ranges, PageRange range) {
   if (!ranges->empty() && ranges->back().end == range.start) {
@@ -37,7 +46,12 @@ PageRanges united(const PageRanges& a, const PageRanges& b) {
 
 PageRanges intersected(const PageRanges& a, const PageRanges& b) {
   PageRanges set;
-  for (auto x = a.begin(), y = b.begin(); x != a.end() && y != b.end();) {
+  if (a.empty() || b.empty()) {
+    return set;
+  }
+  auto x = first_behind(a, b.front().start);
+  auto y = first_behind(b, a.front().start);
+  while (x != a.end() && y != b.end()) {
     const PageRange common = intersect(*x, *y);
     if (!common.empty()) {
       append_range(&set, common);
@@ -53,7 +67,7 @@ PageRanges intersected(const PageRanges& a, const PageRanges& b) {
 
 PageRanges subtracted(const PageRanges& a, const PageRanges& b) {
   PageRanges set;
-  auto hole = b.begin();
+  auto hole = a.empty() ? b.end() : first_behind(b, a.front().start);
   for (PageRange rest : a) {
     while (hole != b.end() && hole->end <= rest.start) {
       ++hole;
