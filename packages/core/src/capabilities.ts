@@ -129,7 +129,24 @@ export function inspectSystem(dir: string = tmpdir()): SystemReport {
     const { ok, detail } = probes[name];
     return { name, ok, detail, means: ok ? PROBES[name].yes : PROBES[name].no };
   });
-  return { release, machine, pageSizeBytes, ok: NEEDED.every((name) => probes[name].ok), checks };
+  const ok = NEEDED.every((name) => probes[name].ok);
+  return { release, machine, pageSizeBytes, ok, checks: [...checks, tracking(probes)] };
+}
+
+/** What `tracker: 'auto'` takes here, and why nothing better. */
+function tracking({ uffdWpAsync, pagemapScan, softDirty }: KernelFacts['probes']): Check {
+  const missing = [uffdWpAsync, pagemapScan].filter(({ ok }) => !ok).map(({ detail }) => detail);
+  const noUffd = missing.length === 0 ? '' : `; not uffd-wp: ${missing.join('; ')}`;
+  const check = (found: string, means: string): Check => ({
+    name: 'tracker',
+    ok: found !== 'none',
+    detail: `${found}${noUffd}`,
+    means,
+  });
+  if (noUffd === '')
+    return check('uffd-wp', 'rounds stop nothing; only the last pages need a freeze');
+  if (softDirty.ok) return check('soft-dirty', 'each round needs a freeze to look at all pages');
+  return check('none', 'there are no rounds by default: all pages are taken under one freeze');
 }
 
 /**

@@ -7,7 +7,7 @@
 export type CaptureBackend = 'vmsplice' | 'read';
 
 /** What tells which pages were written: userfaultfd write protection, or nothing. */
-export type TrackerName = 'uffd-wp' | 'none';
+export type TrackerName = 'uffd-wp' | 'soft-dirty' | 'none';
 
 /**
  * One pass over the target. `whole`: all pages, under freeze. `live`: pages written since they were
@@ -96,7 +96,17 @@ export interface NativeSessionOptions {
   io: 'auto' | 'direct' | 'buffered';
   /** Existing directory of the image. */
   dir: string;
-  tracker: 'auto' | 'soft-dirty' | TrackerName;
+  tracker: 'auto' | TrackerName;
+  /**
+   * Live rounds are to be complete, for somebody else who takes the final one: they take what nobody
+   * writes to as well, and tell what they cover.
+   */
+  handOver: boolean;
+  /**
+   * Start and end by turns: pages in the image that the first round builds on, taken when soft-dirty
+   * bits were reset last.
+   */
+  known: BigUint64Array;
   /** Give up freezing after this many milliseconds. */
   freezeTimeoutMs: number;
 }
@@ -123,7 +133,7 @@ export interface LaneAttached {
 
 export interface TrackerAttached {
   tracker: TrackerName;
-  /** Why `auto` took none, or ``. */
+  /** Why `auto` took not the best, or ``. */
   reason: string;
 }
 
@@ -172,9 +182,12 @@ export interface RoundCaptured {
   pagesScanned: number;
   /** Longest time that a lane spent on finding its pages. */
   scanUs: number;
-  /** From the first thread interrupted until all stood still; 0 in a live round. */
+  /** From the first thread interrupted until all stood still; 0 in a live round, but with soft-dirty. */
   freezingUs: number;
-  /** From the first thread stopped until the last one was resumed, or until now if it is held. */
+  /**
+   * From the first thread stopped until the last one was resumed, or until now if it is held; 0 in a
+   * live round, but with soft-dirty.
+   */
   frozenUs: number;
   /** Scan and feed: gate opened until the last lane was done. */
   memdumpUs: number;
@@ -182,6 +195,10 @@ export interface RoundCaptured {
   memwriteUs: number;
   /** Most bytes that were pinned in pipes at once. */
   pinnedPeakBytes: number;
+  /** After a live round with `handOver`: start and end by turns of what this round or one before holds. */
+  covered: BigUint64Array;
+  /** When soft-dirty bits were reset, microseconds since boot; else 0. */
+  resetUptimeUs: number;
   /** Notes for people: what was done differently than hoped. */
   warnings: string[];
 }

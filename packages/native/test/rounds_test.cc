@@ -8,7 +8,6 @@
 #include <map>
 
 #include "child.h"
-#include "kernel/probes.h"
 #include "session_rig.h"
 #include "target/target_memory.h"
 #include "tools.h"
@@ -154,36 +153,13 @@ void check_rounds(CaptureMode mode, TrackerMode tracker, After after, uint64_t s
   CHECK_EQ(snapshot(target.pid()), before);
 }
 
-bool can_track() { return probe_uffd_wp_async().ok; }
-
-}  // namespace
-
-TEST(rounds_hold_the_memory_together) {
-  check_rounds(CaptureMode::kVmsplice, TrackerMode::kNone, After::kStop, 1);
-  if (can_track()) {
-    check_rounds(CaptureMode::kVmsplice, TrackerMode::kUffdWp, After::kStop, 2);
-    check_rounds(CaptureMode::kRead, TrackerMode::kUffdWp, After::kStop, 3);
-  }
-}
-
-TEST(rounds_let_the_target_go_on) {
-  if (!can_track()) {
-    SKIP("no asynchronous write protection");
-  }
-  check_rounds(CaptureMode::kVmsplice, TrackerMode::kUffdWp, After::kResume, 1);
-  check_rounds(CaptureMode::kRead, TrackerMode::kUffdWp, After::kResume, 2);
-}
-
-// What a round that failed had collected is in the next one.
-TEST(rounds_owe_what_failed) {
-  if (!can_track()) {
-    SKIP("no asynchronous write protection");
-  }
+// A round that fails. What it had collected must be in the next one.
+void check_owed(TrackerMode tracker) {
   const TempDir dir("/tmp");
   const TempDir other("/tmp");
   const Busy target(1);
   SessionOptions options = options_for(target.pid(), dir, CaptureMode::kVmsplice);
-  options.tracker = TrackerMode::kUffdWp;
+  options.tracker = tracker;
   Dump dump(options);
   CHECK_EQ(dump.attach(), kNoErrors);
   CHECK_EQ(dump.track(), kNoErrors);
@@ -204,6 +180,38 @@ TEST(rounds_owe_what_failed) {
   chain.add(final, dir.path());
   chain.compare(target);
   CHECK_EQ(dump.release(DumpSession::Release::kResume), kNoErrors);
+}
+
+// Those that tell pages apart. Throws Skip if there is none.
+std::vector<TrackerMode> real_trackers() {
+  std::vector<TrackerMode> modes = trackers_here();
+  modes.erase(modes.begin());
+  if (modes.empty()) {
+    SKIP("no tracker");
+  }
+  return modes;
+}
+
+}  // namespace
+
+TEST(rounds_hold_the_memory_together) {
+  for (const TrackerMode tracker : trackers_here()) {
+    check_rounds(CaptureMode::kVmsplice, tracker, After::kStop, 2);
+    check_rounds(CaptureMode::kRead, tracker, After::kStop, 3);
+  }
+}
+
+TEST(rounds_let_the_target_go_on) {
+  for (const TrackerMode tracker : real_trackers()) {
+    check_rounds(CaptureMode::kVmsplice, tracker, After::kResume, 1);
+    check_rounds(CaptureMode::kRead, tracker, After::kResume, 2);
+  }
+}
+
+TEST(rounds_owe_what_failed) {
+  for (const TrackerMode tracker : real_trackers()) {
+    check_owed(tracker);
+  }
 }
 
 }  // namespace sluice::test

@@ -15,6 +15,7 @@
 #include <sstream>
 #include <system_error>
 
+#include "kernel/probes.h"
 #include "kernel/proc_file.h"
 #include "kernel/proc_status.h"
 #include "kernel/proc_task.h"
@@ -132,6 +133,17 @@ void check_unchanged(pid_t pid, const std::string& since) {
     text += (before.contains(line) ? "\n    - " : "\n    + ") + line;
   }
   throw Failure{__FILE__, __LINE__, text};
+}
+
+std::vector<TrackerMode> trackers_here() {
+  std::vector<TrackerMode> modes{TrackerMode::kNone};
+  if (probe_uffd_wp_async().ok) {
+    modes.push_back(TrackerMode::kUffdWp);
+  }
+  if (probe_soft_dirty().ok) {
+    modes.push_back(TrackerMode::kSoftDirty);
+  }
+  return modes;
 }
 
 AdoptsOrphans::AdoptsOrphans() { ::prctl(PR_SET_CHILD_SUBREAPER, 1); }

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "check.h"
+#include "track/tracker.h"
 
 namespace sluice::test {
 
@@ -97,6 +98,9 @@ std::string status_line(pid_t pid, const std::string& name);
 std::string snapshot(pid_t pid);
 // Fails with the lines that came or went since.
 void check_unchanged(pid_t pid, const std::string& since);
+
+// The trackers that this kernel has; kNone first.
+std::vector<TrackerMode> trackers_here();
 
 // Orphans of the processes that a test kills become children of this one instead of init's, so that
 // it can wait for their end. They are reaped at the end of the scope.

@@ -13,6 +13,7 @@
 #include "child.h"
 #include "kernel/probes.h"
 #include "rig.h"
+#include "target/freeze.h"
 #include "tools.h"
 
 namespace sluice::test {
@@ -138,11 +139,18 @@ std::vector<Mapping> mappings_of(pid_t pid, PageRange range) {
 // A model of a session: what a chain would hold.
 class Model {
  public:
-  Model(const TargetMemory& memory, Tracker* tracker, PageRange range)
-      : memory_(memory), tracker_(tracker), scan_(tracker->scan()), range_(range) {}
+  Model(Rig& rig, Tracker* tracker, PageRange range)
+      : rig_(rig), memory_(rig.memory), tracker_(tracker), scan_(tracker->scan()), range_(range) {}
 
   void round() {
-    for (const Mapping& mapping : tracker_->watch(mappings_of(memory_.pid(), range_))) {
+    const auto watched = tracker_->watch(mappings_of(memory_.pid(), range_));
+    if (tracker_->resets_at_once()) {
+      rig_.task.run([&] {
+        const Freeze freeze(memory_.pid(), rig_.task.pid(), {far_off()});
+        tracker_->reset();
+      });
+    }
+    for (const Mapping& mapping : watched) {
       const PageRange part = intersect({mapping.start, mapping.end}, range_);
       PageRanges again = intersected({part}, owed_);
       for (const PageRange& fresh : subtracted({part}, owed_)) {
@@ -234,6 +242,7 @@ class Model {
                                                                    : std::nullopt;
   }
 
+  Rig& rig_;
   const TargetMemory& memory_;
   Tracker* tracker_;
   std::unique_ptr<TrackerScan> scan_;
@@ -246,15 +255,15 @@ class Model {
 template <typename Body>
 void for_each_tracker(uint64_t seeds, Body body) {
   for (uint64_t seed = 1; seed <= seeds; ++seed) {
-    for (const TrackerMode mode : {TrackerMode::kNone, TrackerMode::kUffdWp}) {
+    for (const TrackerMode mode : trackers_here()) {
       Target target(seed);
       Rig rig(target.pid());
       std::unique_ptr<Helper> helper;
       std::unique_ptr<Tracker> tracker;
       if (mode == TrackerMode::kNone) {
         tracker = make_full_tracker(target.pid());
-      } else if (!probe_uffd_wp_async().ok) {
-        continue;
+      } else if (mode == TrackerMode::kSoftDirty) {
+        tracker = make_soft_dirty_tracker(target.pid(), {});
       } else {
         rig.task.run([&] {
           helper = rig.start_helper();
@@ -266,7 +275,8 @@ void for_each_tracker(uint64_t seeds, Body body) {
         body(&target, rig, tracker.get());
       } catch (const Failure& failure) {
         throw Failure{failure.file, failure.line,
-                      failure.what + " (seed " + std::to_string(seed) + ")"};
+                      failure.what + " (tracker " + std::to_string(static_cast<int>(mode)) +
+                          ", seed " + std::to_string(seed) + ")"};
       }
       tracker->unwatch();
       tracker.reset();
@@ -279,7 +289,7 @@ void for_each_tracker(uint64_t seeds, Body body) {
 
 TEST(tracker_rounds_give_the_memory) {
   for_each_tracker(12, [](Target* target, Rig& rig, Tracker* tracker) {
-    Model model(rig.memory, tracker, target->range());
+    Model model(rig, tracker, target->range());
     for (int round = 0; round < 5; ++round) {
       target->steps(30);
       model.round();
@@ -291,7 +301,7 @@ TEST(tracker_rounds_give_the_memory) {
 
 TEST(tracker_rounds_race_with_the_target) {
   for_each_tracker(12, [](Target* target, Rig& rig, Tracker* tracker) {
-    Model model(rig.memory, tracker, target->range());
+    Model model(rig, tracker, target->range());
     target->race(true);
     for (int round = 0; round < 5; ++round) {
       model.round();
@@ -304,7 +314,7 @@ TEST(tracker_rounds_race_with_the_target) {
 // A huge page that is dropped leaves no page table behind in which something could be written.
 TEST(tracker_notices_what_was_dropped) {
   for_each_tracker(1, [](Target* target, Rig& rig, Tracker* tracker) {
-    Model model(rig.memory, tracker, target->range());
+    Model model(rig, tracker, target->range());
     target->obey(kFillHugePages);
     model.round();
     target->obey(kDropHugePages);
@@ -314,7 +324,7 @@ TEST(tracker_notices_what_was_dropped) {
 
 TEST(tracker_takes_only_what_was_written) {
   for_each_tracker(1, [](Target* target, Rig& rig, Tracker* tracker) {
-    Model model(rig.memory, tracker, target->range());
+    Model model(rig, tracker, target->range());
     target->steps(200);
     model.round();
     const uint64_t taken = model.compare();
@@ -327,7 +337,7 @@ TEST(tracker_leaves_no_trace) {
     target->steps(50);
     const auto flags = [&] { return proc_text(target->pid(), "smaps"); };
     const std::string maps = proc_text(target->pid(), "maps");
-    Model(rig.memory, tracker, target->range()).round();
+    Model(rig, tracker, target->range()).round();
     tracker->unwatch();
     CHECK_EQ(proc_text(target->pid(), "maps"), maps);
     CHECK(flags().find(" uw") == std::string::npos);
@@ -359,6 +369,33 @@ TEST(tracker_does_not_fill_what_is_empty) {
   CHECK_EQ(pages, uint64_t{1});
   CHECK_EQ(status_line(child.pid(), "VmPTE"), tables);
   rig.task.run([&] { helper.reset(); });
+}
+
+// An image that others took when they reset the bits is built upon; what it lacks is not.
+TEST(tracker_builds_on_what_is_known) {
+  if (!probe_soft_dirty().ok) {
+    SKIP("no soft-dirty bits");
+  }
+  Target target(1);
+  target.steps(50);
+  const PageRange all = target.range();
+  const PageRange half{all.start, all.start + all.bytes() / 2 / kPageBytes * kPageBytes};
+  Rig rig(target.pid());
+  {
+    const auto other = make_soft_dirty_tracker(target.pid(), {});
+    other->watch(mappings_of(target.pid(), all));
+    CHECK(pages_of(other->reset()) > 0);
+  }
+  PageRanges exist;
+  PageScan::open(target.pid())->scan(all, PageFilter::kAnonymous, [&](PageRange run) {
+    append_range(&exist, run);
+    return true;
+  });
+  const auto tracker = make_soft_dirty_tracker(target.pid(), {half});
+  tracker->watch(mappings_of(target.pid(), all));
+  const PageRanges found = intersected(tracker->reset(), {all});
+  CHECK_EQ(pages_of(found), pages_of(subtracted(exist, {half})));
+  CHECK(pages_of(found) > 0);
 }
 
 TEST(tracker_tells_where_it_does_not_watch) {

@@ -7,11 +7,21 @@ describe('inspectSystem', () => {
     const report = inspectSystem();
     expect(report.pageSizeBytes).toBe(4096);
     expect(report.release).not.toBe('');
-    expect(report.checks).toHaveLength(13);
+    expect(report.checks).toHaveLength(14);
     for (const { name, ok, detail, means } of report.checks) {
       expect(means).not.toBe('');
       if (!ok) expect(`${name}: ${detail}`).not.toBe(`${name}: `);
     }
+  });
+
+  it('names the tracker that a dump takes, and what keeps it from the best one', () => {
+    const { checks } = inspectSystem();
+    const found = (name: string) => checks.find((check) => check.name === name);
+    const uffd = found('uffdWpAsync')?.ok && found('pagemapScan')?.ok;
+    const best = uffd ? 'uffd-wp' : found('softDirty')?.ok ? 'soft-dirty' : 'none';
+    const tracker = found('tracker');
+    expect(tracker?.ok).toBe(best !== 'none');
+    expect(tracker?.detail).toMatch(uffd ? /^uffd-wp$/ : new RegExp(`^${best}; not uffd-wp: .`));
   });
 });
 

@@ -75,8 +75,22 @@ export async function captureTarget(
   const { pid } = identity;
   const { dir } = imageDir;
   const tracker = options.rounds === 0 ? 'none' : options.tracker;
+  const handOver = options.handOver !== undefined;
+  const known = options.handOver?.known ?? new BigUint64Array();
   const session = new NativeSession(
-    { pid, lanes, drains, budgetBytes, capture, io, dir, tracker, freezeTimeoutMs },
+    {
+      pid,
+      lanes,
+      drains,
+      budgetBytes,
+      capture,
+      io,
+      dir,
+      tracker,
+      handOver,
+      known,
+      freezeTimeoutMs,
+    },
     signal,
   );
   meter.connect(() => session.counters());

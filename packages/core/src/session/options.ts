@@ -78,8 +78,20 @@ export interface ResolvedDumpOptions {
   noConverge: 'finish' | 'fail';
   tracker: 'auto' | 'uffd-wp' | 'soft-dirty' | 'none';
   after: 'resume' | 'stop';
+  handOver: HandOver | undefined;
   signal: AbortSignal | undefined;
   logger: Logger | undefined;
+}
+
+/** For a dump whose rounds somebody else builds on. */
+export interface HandOver {
+  /**
+   * Start and end by turns: pages in the image that the first round builds on, taken when soft-dirty bits
+   * were reset last.
+   */
+  known: BigUint64Array;
+  /** One live round is taken and nothing more: the final one is somebody else's. */
+  only: boolean;
 }
 
 const MEBI = 1024 * 1024;
@@ -186,7 +198,7 @@ export function resolveDumpOptions(value: unknown): ResolvedDumpOptions {
       `${rest.rounds} rounds with ${rest.drains} drains make more than ${MAX_SHARDS} shards`,
     );
   }
-  return { ...rest, freezeBudgetMs, timeLimitMs, signal, logger };
+  return { ...rest, freezeBudgetMs, timeLimitMs, signal, logger, handOver: undefined };
 }
 
 /** Options of a restore. All have defaults. */

@@ -28,9 +28,9 @@ export interface RoundResult {
   start_time: number;
   /** Longest of the lanes: finding the pages to be taken. */
   scan_time: number;
-  /** 0 in a live round. */
+  /** 0 in a live round, but with `soft-dirty`. */
   freezing_time: number;
-  /** 0 in a live round. */
+  /** 0 in a live round, but with `soft-dirty`, whose bits are read and reset under a freeze. */
   frozen_time: number;
   /** From its begin, or from the freeze, until the last page was taken. */
   memdump_time: number;
@@ -77,8 +77,8 @@ export interface DumpResult {
   capture: 'vmsplice' | 'read';
   /** Why `auto` did not take vmsplice, or ``. */
   capture_reason: string;
-  tracker: 'uffd-wp' | 'none';
-  /** Why `auto` took no tracker, or ``. */
+  tracker: 'uffd-wp' | 'soft-dirty' | 'none';
+  /** Why `auto` took not the best tracker, or ``. */
   tracker_reason: string;
   io: 'direct' | 'buffered';
   /** Why `auto` did not take direct, or ``. */

@@ -67,28 +67,31 @@ export class RoundRunner {
     this.#imageDir = imageDir;
   }
 
-  /** Takes all rounds. When this resolves, the target has been frozen. */
+  /** Takes all rounds. */
   async run(tracker: TrackerName): Promise<TakenRound[]> {
     // Without a tracker every round would be a full one, and the freeze not a bit shorter.
     const live = this.#options.rounds === 'auto' ? tracker !== 'none' : this.#options.rounds > 0;
-    if (live) await this.#takeRounds();
-    else await this.#takeWhole();
+    if (this.#options.handOver?.only) await this.#takeOnly('live');
+    else if (live) await this.#takeRounds();
+    else await this.#takeOnly('whole');
     return this.#taken;
   }
 
-  async #takeWhole(): Promise<void> {
+  /** One round and no other: all under one freeze, or all that was written while the target runs. */
+  async #takeOnly(kind: 'whole' | 'live'): Promise<void> {
     this.#meter.enter('open');
-    const survey = await this.#prepare('whole');
+    const survey = await this.#prepare(kind);
     const { round, totalPages } = survey;
     this.#meter.expectPages(totalPages);
-    this.#enterRound('final', totalPages, { pagesPerSecond: 0, freezeMs: 0 });
+    const taken = kind === 'live' ? 'live' : 'final';
+    this.#enterRound(taken, totalPages, { pagesPerSecond: 0, freezeMs: 0 });
     this.#cut(round, survey);
     const { dir } = this.#imageDir;
     await this.#session.all(this.#open(round, dir, totalPages));
     this.#meter.enter('capture');
     const startMs = this.#meter.elapsedMs;
     await this.#session.all(this.#capture(round, round));
-    this.#finish('final', round, dir, startMs);
+    this.#finish(taken, round, dir, startMs);
   }
 
   /** Live rounds, and the final one when they do not pay any more. */

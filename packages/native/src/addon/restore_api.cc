@@ -99,17 +99,6 @@ WantedThread thread_of(const Napi::Object& given) {
   return thread;
 }
 
-// Start and end by turns.
-std::vector<PageRange> ranges_of(const Napi::Value& given) {
-  const auto array = given.As<Napi::BigUint64Array>();
-  std::vector<PageRange> ranges;
-  ranges.reserve(array.ElementLength() / 2);
-  for (size_t i = 0; i + 1 < array.ElementLength(); i += 2) {
-    ranges.push_back({array[i], array[i + 1]});
-  }
-  return ranges;
-}
-
 template <typename Item, typename Convert>
 std::vector<Item> items_of(const Napi::Object& object, const char* name, Convert convert) {
   const auto array = object.Get(name).As<Napi::Array>();
@@ -186,13 +175,7 @@ Napi::Value restore_check(const Napi::CallbackInfo& info, RestoreSession* restor
 }
 
 Napi::Value restore_freeze(const Napi::CallbackInfo& info, RestoreSession* restore) {
-  const std::vector<PageRange> fixed = restore->freeze();
-  Napi::BigUint64Array array = Napi::BigUint64Array::New(info.Env(), fixed.size() * 2);
-  for (size_t i = 0; i < fixed.size(); ++i) {
-    array[2 * i] = fixed[i].start;
-    array[2 * i + 1] = fixed[i].end;
-  }
-  return array;
+  return ranges_to_js(info.Env(), restore->freeze());
 }
 
 Napi::Value restore_holds(const Napi::CallbackInfo& info, RestoreSession* restore) {

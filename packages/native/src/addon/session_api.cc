@@ -55,7 +55,9 @@ TrackerMode tracker_mode(const std::string& name) {
 }
 
 const char* tracker_name(TrackerMode mode) {
-  return mode == TrackerMode::kUffdWp ? "uffd-wp" : "none";
+  return mode == TrackerMode::kUffdWp      ? "uffd-wp"
+         : mode == TrackerMode::kSoftDirty ? "soft-dirty"
+                                           : "none";
 }
 
 RoundKind round_kind(const std::string& name) {
@@ -98,6 +100,8 @@ Napi::Value session_open(const Napi::CallbackInfo& info) {
     options.dir = text_of(given, "dir");
     options.tracker = tracker_mode(text_of(given, "tracker"));
     options.freeze_timeout_ms = static_cast<uint64_t>(integer_of(given, "freezeTimeoutMs"));
+    options.hand_over = given.Get("handOver").ToBoolean();
+    options.known = normalised(ranges_of(given.Get("known")));
     const auto session = std::make_shared<DumpSession>(options);
 
     uint32_t number_given = 0;
@@ -206,6 +210,8 @@ Napi::Value session_finish_round(const Napi::CallbackInfo& info, DumpSession* se
   result.Set("memdumpUs", number(env, captured.memdump_us));
   result.Set("memwriteUs", number(env, captured.memwrite_us));
   result.Set("pinnedPeakBytes", number(env, static_cast<double>(captured.pinned_peak_bytes)));
+  result.Set("covered", ranges_to_js(env, captured.covered));
+  result.Set("resetUptimeUs", number(env, static_cast<double>(captured.reset_uptime_us)));
   result.Set("warnings", texts(env, captured.plan.warnings));
   return result;
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/page_range.h"
 
 namespace sluice::addon {
 
@@ -65,6 +66,25 @@ inline Napi::Uint8Array bytes(Napi::Env env, const void* data, size_t size) {
     std::memcpy(array.Data(), data, size);
   }
   return array;
+}
+
+// As a BigUint64Array: start and end by turns.
+inline Napi::BigUint64Array ranges_to_js(Napi::Env env, const std::vector<PageRange>& ranges) {
+  Napi::BigUint64Array array = Napi::BigUint64Array::New(env, ranges.size() * 2);
+  for (size_t i = 0; i < ranges.size(); ++i) {
+    array[2 * i] = ranges[i].start;
+    array[2 * i + 1] = ranges[i].end;
+  }
+  return array;
+}
+inline std::vector<PageRange> ranges_of(const Napi::Value& given) {
+  const auto array = given.As<Napi::BigUint64Array>();
+  std::vector<PageRange> ranges;
+  ranges.reserve(array.ElementLength() / 2);
+  for (size_t i = 0; i + 1 < array.ElementLength(); i += 2) {
+    ranges.push_back({array[i], array[i + 1]});
+  }
+  return ranges;
 }
 
 inline int64_t integer_of(const Napi::Object& object, const char* name) {

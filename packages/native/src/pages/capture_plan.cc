@@ -51,6 +51,7 @@ class PlanMaker {
         break;
       case VmaKind::kVdso:
         add_item({mapping.start, mapping.end}, std::nullopt, mapping);
+        plan_->items.back().constant = true;
         break;
       case VmaKind::kExcluded:
         break;

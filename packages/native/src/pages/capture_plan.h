@@ -43,6 +43,8 @@ struct CaptureItem {
   // Memory that only the process itself writes to, so that a tracker sees all of it. The range is
   // one mapping.
   bool trackable = false;
+  // Nobody writes to it.
+  bool constant = false;
 };
 
 // The same page of shared memory, seen at a second address.

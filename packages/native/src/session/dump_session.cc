@@ -55,6 +55,7 @@ DumpSession::DumpSession(const SessionOptions& options) : options_(options), fil
   identity_.command_line = command_line(pid).value_or(std::vector<std::string>{});
   identity_.executable = executable(pid).value_or("");
   stamp_ = settled_stamp();
+  chain_ = options_.known;
 
   const uint64_t lane_budget = options_.budget_bytes / options_.lanes;
   LaneOptions lane;
@@ -66,7 +67,8 @@ DumpSession::DumpSession(const SessionOptions& options) : options_(options), fil
   const size_t read_slots = kMostReadBytes / options_.lanes / lane.slot_bytes;
   lane.read_slots = std::clamp<size_t>(read_slots, 1, lane.slots);
   for (lane.index = 0; lane.index < options_.lanes; ++lane.index) {
-    lane.wants_helper = lane.index == 0 && options_.tracker != TrackerMode::kNone;
+    lane.wants_helper = lane.index == 0 && (options_.tracker == TrackerMode::kAuto ||
+                                            options_.tracker == TrackerMode::kUffdWp);
     lanes_.push_back(std::make_unique<Lane>(lane));
   }
 }

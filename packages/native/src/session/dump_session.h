@@ -41,6 +41,11 @@ struct SessionOptions {
   std::string dir;
   uint64_t freeze_timeout_ms = 0;
   TrackerMode tracker = TrackerMode::kNone;
+  // Live rounds are to be complete, as for someone who takes the final one in place of this
+  // session: they take what nobody writes to as well, and tell what the chain holds after them.
+  bool hand_over = false;
+  // Pages in the image that the first round builds on, taken when soft-dirty bits were reset last.
+  PageRanges known;
 };
 
 // What becomes of the target after its last round.
@@ -87,7 +92,12 @@ struct RoundResult {
   std::vector<FrozenThread> threads;  // none after a live round
   std::vector<LeftOut> left_out;
   PageTable table;
-  double scan_us = 0;  // of the slowest lane, while it collected or looked
+  // After a live round that is to be handed over: pages that this image or one below it has, as
+  // they were when the tracker reset them or later.
+  PageRanges covered;
+  // When the tracker reset all at once: time since boot (CLOCK_BOOTTIME).
+  uint64_t reset_uptime_us = 0;
+  double scan_us = 0;  // of the slowest lane, while it collected or looked; or of the reset
   double freezing_us = 0;
   double frozen_us = 0;
   double memdump_us = 0;
@@ -160,6 +170,8 @@ class DumpSession {
     std::vector<LaneRound> lanes;
     // A live round that began and did not come to its end: its pages are owed.
     bool owes = false;
+    // All that the tracker reset at once.
+    PageRanges reset;
     // After a live round: what all rounds up to it hold, and what they owe.
     PageRanges chain;
     PageRanges owed;
@@ -172,7 +184,10 @@ class DumpSession {
   void take_over_owed();
   void add_to_survey(const Round& round, const CaptureItem& item, PageScan* pages,
                      TrackerScan* written, std::vector<SurveyItem>* items) const;
+  std::unique_ptr<Tracker> make_tracker(TrackerMode mode);
+  std::unique_ptr<Freeze> freeze_target(Exchange* exchange);
   void capture_live(Round* round);
+  void reset_frozen(Round* round);
   void settle_live(Round* round);
   void capture_frozen(Round* round, const PageRanges& owed, After after);
   void require_same_program() const;

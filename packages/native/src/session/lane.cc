@@ -201,6 +201,9 @@ void Lane::feed_share(const RoundWork& work, PageRange share, Exchange* exchange
       look(part, item, work.owed, &chunker);
     } else if (work.kind != RoundKind::kLive) {
       take_all(part, item, &chunker);
+    } else if (item.constant) {
+      append_range(&round_->collected, part);
+      take_all(part, item, &chunker);
     } else if (item.trackable) {
       for (const PageRange& range : subtracted({part}, work.owed)) {
         collect(range, Wanted::kWritten, item, &chunker);

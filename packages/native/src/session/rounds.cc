@@ -1,5 +1,6 @@
 // The rounds of a DumpSession: what is taken when, and what is known of it afterwards.
 #include <signal.h>
+#include <time.h>
 
 #include <algorithm>
 #include <optional>
@@ -71,26 +72,40 @@ std::vector<Mapping> trackable_mappings(const CapturePlan& plan) {
 
 }  // namespace
 
-TrackerAttached DumpSession::lane_track() {
-  TrackerAttached attached;
-  const TrackerMode wanted = options_.tracker;
-  try {
-    if (wanted == TrackerMode::kSoftDirty) {
-      throw Error("TRACKER_UNAVAILABLE", options_.pid, "", 0,
-                  "soft-dirty tracking is not built in yet");
-    }
-    if (wanted != TrackerMode::kNone) {
-      tracker_ = make_uffd_tracker(options_.pid, lanes_.front()->make_userfaultfd());
-    }
-  } catch (const Error& error) {
-    if (wanted != TrackerMode::kAuto) {
-      throw Error("TRACKER_UNAVAILABLE", options_.pid, error.call().c_str(), error.err(),
-                  error.detail());
-    }
-    attached.reason = error.what();
+std::unique_ptr<Tracker> DumpSession::make_tracker(TrackerMode mode) {
+  if (mode == TrackerMode::kUffdWp) {
+    return make_uffd_tracker(options_.pid, lanes_.front()->make_userfaultfd());
   }
-  if (!tracker_) {
-    tracker_ = make_full_tracker(options_.pid);
+  if (mode == TrackerMode::kNone) {
+    return make_full_tracker(options_.pid);
+  }
+  // A kernel without the bits takes their reset, and then shows every page as not written.
+  if (const Probe probe = probe_soft_dirty(); !probe.ok) {
+    throw Error("TRACKER_UNAVAILABLE", options_.pid, "", 0,
+                "the kernel has no soft-dirty bits: " + probe.detail);
+  }
+  return make_soft_dirty_tracker(options_.pid, options_.known);
+}
+
+TrackerAttached DumpSession::lane_track() {
+  const bool any = options_.tracker == TrackerMode::kAuto;
+  TrackerAttached attached;
+  // The best first. Soft-dirty bits need a freeze in each round, and others may be using them.
+  constexpr TrackerMode kByMerit[] = {TrackerMode::kUffdWp, TrackerMode::kSoftDirty,
+                                      TrackerMode::kNone};
+  for (const TrackerMode mode : kByMerit) {
+    if (tracker_ || !(any || mode == options_.tracker)) {
+      continue;
+    }
+    try {
+      tracker_ = make_tracker(mode);
+    } catch (const Error& error) {
+      if (!any) {
+        throw Error("TRACKER_UNAVAILABLE", options_.pid, error.call().c_str(), error.err(),
+                    error.detail());
+      }
+      attached.reason += (attached.reason.empty() ? "" : "; ") + std::string(error.what());
+    }
   }
   for (const auto& lane : lanes_) {
     lane->set_tracker(tracker_->scan());
@@ -145,6 +160,7 @@ void DumpSession::take_over_owed() {
     if (!std::exchange(round->owes, false)) {
       continue;
     }
+    append_all(&owed_, round->reset);
     for (const LaneRound& lane : round->lanes) {
       append_all(&owed_, lane.collected);
       append_all(&owed_, lane.owed);
@@ -176,6 +192,10 @@ size_t DumpSession::control_prepare(RoundKind kind, std::vector<SurveyItem>* ite
   }
   round->work.owed = owed_;
   round->work.plan = make_plan(options_.pid, &files_, scratches());
+  std::erase_if(round->work.plan.items, [&](const CaptureItem& item) {
+    const bool known = subtracted({item.range}, chain_).empty();
+    return kind == RoundKind::kLive && item.constant && (!options_.hand_over || known);
+  });
   const auto pages = PageScan::open(options_.pid);
   std::unique_ptr<TrackerScan> written;
   if (kind == RoundKind::kLive) {
@@ -203,6 +223,8 @@ void DumpSession::add_to_survey(const Round& round, const CaptureItem& item, Pag
     } else {
       maker.add(item.range);
     }
+  } else if (item.constant) {
+    maker.add(item.range);
   } else if (item.trackable) {
     for (const PageRange& part : subtracted({item.range}, round.work.owed)) {
       written->count(part, *item.filter, add);
@@ -248,6 +270,9 @@ void DumpSession::control_capture(size_t first, size_t last, After after) {
 
 void DumpSession::capture_live(Round* round) {
   round->owes = true;
+  if (tracker_->resets_at_once()) {
+    reset_frozen(round);
+  }
   round->opened = Clock::now();
   round->exchange.open_gate();
   round->exchange.wait_lanes(false);
@@ -266,10 +291,39 @@ void DumpSession::capture_live(Round* round) {
                         subtracted(normalised(std::move(collected)), round->owed));
 }
 
+void DumpSession::reset_frozen(Round* round) {
+  RoundResult* const result = &round->result;
+  const auto freeze = freeze_target(&round->exchange);
+  const Urgent urgent(true);
+  require_same_program();
+  const auto start = Clock::now();
+  timespec now{};
+  ::clock_gettime(CLOCK_BOOTTIME, &now);
+  result->reset_uptime_us =
+      static_cast<uint64_t>(now.tv_sec) * 1'000'000 + static_cast<uint64_t>(now.tv_nsec) / 1000;
+  round->reset = tracker_->reset();
+  result->scan_us = microseconds_since(start);
+  freeze->thaw();
+  frozen_.store(false, std::memory_order_relaxed);
+  result->freezing_us = freeze->freezing_us();
+  result->frozen_us = freeze->frozen_us();
+}
+
+std::unique_ptr<Freeze> DumpSession::freeze_target(Exchange* exchange) {
+  const auto limit = std::chrono::milliseconds(options_.freeze_timeout_ms);
+  const auto patience = [&] { return Patience{Clock::now() + limit, [&] { exchange->check(); }}; };
+  wait_until_stoppable(options_.pid, patience());
+  frozen_.store(true, std::memory_order_relaxed);
+  return std::make_unique<Freeze>(options_.pid, tracer_->pid(), patience());
+}
+
 void DumpSession::settle_live(Round* round) {
   round->exchange.wait_drains(false);
   round->result.memwrite_us = microseconds_since(round->opened);
   chain_ = std::move(round->chain);
+  if (options_.hand_over) {
+    round->result.covered = chain_;
+  }
   owed_ = std::move(round->owed);
   round->owes = false;
 }
@@ -278,11 +332,7 @@ void DumpSession::capture_frozen(Round* round, const PageRanges& owed, After aft
   Exchange* const exchange = &round->exchange;
   RoundWork* const work = &round->work;
   RoundResult* const result = &round->result;
-  const auto limit = std::chrono::milliseconds(options_.freeze_timeout_ms);
-  const auto patience = [&] { return Patience{Clock::now() + limit, [&] { exchange->check(); }}; };
-  wait_until_stoppable(options_.pid, patience());
-  frozen_.store(true, std::memory_order_relaxed);
-  auto freeze = std::make_unique<Freeze>(options_.pid, tracer_->pid(), patience());
+  auto freeze = freeze_target(exchange);
   const bool goes_on = after == After::kResume;
   std::optional<Urgent> urgent(std::in_place, goes_on && work->copy);
   require_same_program();

@@ -49,9 +49,10 @@ class TrackerScan {
 
   // Collects: calls `found` with the wanted pages of `range`, ascending, and counts them as not
   // written from then on. A page is collected and reset in one step: what is written later is
-  // written again. Returns where it came to: beyond that the range is not watched (any more), and
-  // what is there may have been reset without being found. Throws SYSTEM, TARGET_EXITED; then the
-  // same holds from the end of the last page found.
+  // written again. (A tracker that resets at once gives out what reset() collected.) Returns where
+  // it came to: beyond that the range is not watched (any more), and what is there may have been
+  // reset without being found. Throws SYSTEM, TARGET_EXITED; then the same holds from the end of
+  // the last page found.
   virtual uint64_t collect(PageRange range, PageFilter own, Wanted wanted, const Found& found) = 0;
 
   // The pages that `collect` would find now, without collecting them. False if the range is not
@@ -71,6 +72,11 @@ class Tracker {
   // until they are collected. Returns those that are watched. To be called at the start of each
   // round, since mappings come, go and move. Throws TARGET_EXITED.
   virtual std::vector<Mapping> watch(const std::vector<Mapping>& mappings) = 0;
+  // Whether pages can only be reset all at once, which takes reset() and a frozen target.
+  virtual bool resets_at_once() const { return false; }
+  // Collects all that is watched, for `collect` to give out in this round. Returns the pages: they
+  // are owed if it does not come to that. Throws SYSTEM, TARGET_EXITED, PERMISSION.
+  virtual PageRanges reset() { return {}; }
   virtual std::unique_ptr<TrackerScan> scan() const = 0;
   // Leaves no trace of it in the target. In steps so small that the target does not wait for it
   // noticeably; the destructor does the same at once.
@@ -79,6 +85,11 @@ class Tracker {
 
 // Every round is a full one: the oracle.
 std::unique_ptr<Tracker> make_full_tracker(pid_t pid);
+
+// Pages in `known` count as written only if they were since somebody last reset them; all others
+// count as written at first. The caller must know that the kernel has soft-dirty bits
+// (probe_soft_dirty). What anyone else who tracks the process had yet to collect is reset too.
+std::unique_ptr<Tracker> make_soft_dirty_tracker(pid_t pid, PageRanges known);
 
 // `userfaultfd` is that of the target's address space (made by a helper), not initialised yet.
 // Throws TRACKER_UNAVAILABLE if the kernel lacks UFFD_FEATURE_WP_ASYNC or PAGEMAP_SCAN (Linux 6.7).
