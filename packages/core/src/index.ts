@@ -6,6 +6,7 @@ export {
   type SystemReport,
   type TargetReport,
 } from './capabilities.js';
+export { type ExportOptions, type ExportResult, exportImage } from './criu/index.js';
 export type { DumpTrace } from './diagnostics.js';
 export {
   AbortError,

@@ -27,11 +27,15 @@ export interface ImageDir {
 /**
  * Creates the directory of an image with mode 0700, or takes one that is empty.
  *
+ * @param isOwn Whether a name is that of a file which may be written to it.
  * @throws SluiceError `ERR_SLUICE_OUTPUT_EXISTS` if there is something in it,
  * `ERR_SLUICE_OUTPUT_NOT_WRITABLE` if it is no directory, cannot be created or not be written to,
  * `ERR_SLUICE_DISK_FULL`, `ERR_SLUICE_OPTION`
  */
-export async function createImageDir(dir: string): Promise<ImageDir> {
+export async function createImageDir(
+  dir: string,
+  isOwn: (name: string) => boolean = isImageFile,
+): Promise<ImageDir> {
   if (typeof dir !== 'string' || dir === '' || dir.includes('\0')) {
     throw new SluiceError('ERR_SLUICE_OPTION', `Expected a directory, got ${JSON.stringify(dir)}`);
   }
@@ -43,7 +47,7 @@ export async function createImageDir(dir: string): Promise<ImageDir> {
   } catch (error) {
     throw notWritable(error, dir);
   }
-  return imageDirOf(dir, { created, rounds: true });
+  return imageDirOf(dir, { created, rounds: true, isOwn });
 }
 
 /**
@@ -65,15 +69,21 @@ export async function createRoundDir(sessionDir: string, round: number): Promise
   } catch (error) {
     throw notWritable(error, dir);
   }
-  return imageDirOf(dir, { created: true, rounds: false });
+  return imageDirOf(dir, { created: true, rounds: false, isOwn: isImageFile });
 }
 
-function imageDirOf(dir: string, what: { created: boolean; rounds: boolean }): ImageDir {
+interface Discarded {
+  created: boolean;
+  rounds: boolean;
+  isOwn: (name: string) => boolean;
+}
+
+function imageDirOf(dir: string, what: Discarded): ImageDir {
   return {
     dir,
     created: what.created,
     discard: () => discard(dir, what),
-    clear: () => discard(dir, { created: false, rounds: false }),
+    clear: () => discard(dir, { ...what, created: false, rounds: false }),
   };
 }
 
@@ -101,17 +111,17 @@ async function checkUsable(dir: string): Promise<void> {
   await access(dir, constants.W_OK | constants.X_OK);
 }
 
-async function discard(dir: string, what: { created: boolean; rounds: boolean }): Promise<void> {
+async function discard(dir: string, what: Discarded): Promise<void> {
   try {
     const entries = await readdir(dir, { withFileTypes: true });
-    const files = entries.map(({ name }) => name).filter(isImageFile);
+    const files = entries.map(({ name }) => name).filter(what.isOwn);
     // The manifest first: as long as it is there, it vouches for the others.
     files.sort((a, b) => Number(b === MANIFEST_FILE) - Number(a === MANIFEST_FILE));
     for (const file of files) await unlink(join(dir, file));
     // A link is no directory here.
     const rounds = entries.filter((entry) => entry.isDirectory() && isRoundDir(entry.name));
     for (const { name } of what.rounds ? rounds : []) {
-      await discard(join(dir, name), { created: true, rounds: false });
+      await discard(join(dir, name), { ...what, created: true, rounds: false });
     }
     if (what.created) await rmdir(dir);
   } catch (error) {

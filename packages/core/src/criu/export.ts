@@ -1,0 +1,110 @@
+/** Makes a directory for CRIU of an image. */
+import { resolve } from 'node:path';
+import { AbortError, fromNative, SluiceError } from '../errors.js';
+import { createImageDir } from '../image/image_dir.js';
+import { PAGE_BYTES } from '../image/layout.js';
+import type { ManifestRound } from '../image/manifest.js';
+import { openImage } from '../image/open_image.js';
+import { Image } from '../image/reader.js';
+import { isCriuFile } from './names.js';
+import { writeCriuDirectory } from './write_directory.js';
+
+/** USER_HZ, the clock ticks of proc_pid_stat(5), is 100 on all machines that Sluice runs on. */
+const MICROSECONDS_PER_TICK = 10_000n;
+const MOST_U32 = 2 ** 32 - 1;
+
+/** For `exportImage`. */
+export interface ExportOptions {
+  /** As what; CRIU's is the only format. Default `criu`. */
+  format?: 'criu' | undefined;
+  /** Ends it: it rejects with `AbortError`, and nothing is left. */
+  signal?: AbortSignal | undefined;
+}
+
+/** What an exported directory holds; it can go through `JSON.stringify`. */
+export interface ExportResult {
+  /** The new directory, as it was given. */
+  dir: string;
+  format: 'criu';
+  /** Pages in its pages files. */
+  pages_written: number;
+  bytes_written: number;
+  /** Images that it was made of. */
+  images: number;
+}
+
+/**
+ * Writes the stored pages of an image and its chain as a directory that `criu dump --track-mem` takes
+ * with `--prev-images-dir`: pages of private mappings, and of anonymous memory that is shared.
+ *
+ * @param source An image, or its directory.
+ * @param dir Directory for the new images. Must not exist, or be empty.
+ * @throws SluiceError as `openImage` and `Image.read` do for what is read;
+ * `ERR_SLUICE_OUTPUT_EXISTS`, `ERR_SLUICE_OUTPUT_NOT_WRITABLE`, `ERR_SLUICE_DISK_FULL`,
+ * `ERR_SLUICE_IO`, `ERR_SLUICE_OPTION`. Then nothing of the new directory is left.
+ * @throws AbortError
+ */
+export async function exportImage(
+  source: string | Image,
+  dir: string,
+  options: ExportOptions = {},
+): Promise<ExportResult> {
+  const { format = 'criu', signal } = options;
+  if (format !== 'criu') {
+    throw new SluiceError('ERR_SLUICE_OPTION', `Expected the format criu, got ${String(format)}`);
+  }
+  if (typeof dir !== 'string') {
+    throw new SluiceError('ERR_SLUICE_OPTION', `Expected a directory, got ${String(dir)}`);
+  }
+  if (signal?.aborted) throw new AbortError(signal.reason);
+  const image = source instanceof Image ? source : await openImage(source);
+  try {
+    // Absolute, so that it stays the same directory if the program changes its own.
+    const output = await createImageDir(dir && resolve(dir), isCriuFile);
+    try {
+      const { pagesWritten } = await writeCriuDirectory({
+        dir: output.dir,
+        image,
+        uptimeMicroseconds: uptimeOf(image),
+        stats: statsOf(image.manifest.rounds.at(-1)),
+        signal,
+      });
+      return {
+        dir,
+        format,
+        pages_written: pagesWritten,
+        bytes_written: pagesWritten * PAGE_BYTES,
+        images: image.chain.length,
+      };
+    } catch (error) {
+      // What went wrong first is what the caller must learn.
+      await output.discard().catch(() => undefined);
+      throw fromNative(error, { file: output.dir });
+    }
+  } finally {
+    if (image !== source) await image.close();
+  }
+}
+
+/**
+ * An image does not say how long the machine was up. CRIU wants to know only whether the process that
+ * has the pid now is the one that was dumped: then it started before that time. One tick after the
+ * start is safe: another process with this pid starts after this one was dumped and ended, which is
+ * later. That the pages are newer than that time does not matter to CRIU.
+ */
+function uptimeOf({ processes }: Image): bigint {
+  let last = 0n;
+  for (const { startTimeTicks } of processes) if (startTimeTicks > last) last = startTimeTicks;
+  return BigInt.asUintN(64, (last + 1n) * MICROSECONDS_PER_TICK);
+}
+
+/** Those of the last round: it is the one that froze the process. */
+function statsOf(round: ManifestRound | undefined) {
+  const time = (name: string) => Math.min(MOST_U32, Math.round(round?.times[name] ?? 0));
+  return {
+    freezingTime: time('freezing_time'),
+    frozenTime: time('frozen_time'),
+    memdumpTime: time('memdump_time'),
+    memwriteTime: time('memwrite_time'),
+  };
+}
