@@ -267,6 +267,8 @@ export interface TargetFacts {
   name: string;
   state: string;
   threads: number;
+  /** pid in the target's own pid namespace; 0 if there is no such process. */
+  namespacePid: number;
   seccompMode: number;
   tracerPid: number;
   /** `` if a dump may be tried, else an error code. */

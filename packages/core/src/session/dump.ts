@@ -3,7 +3,7 @@ import { resolve } from 'node:path';
 import { traceDump } from '../diagnostics.js';
 import { AbortError, fromNative, withThawed } from '../errors.js';
 import { createImageDir, type ImageDir, writeImage } from '../image/index.js';
-import { captureTarget, type TargetIdentity } from './capture.js';
+import { type Captured, captureTarget, type TargetIdentity } from './capture.js';
 import type { ProgressMeter } from './dump_run.js';
 import type { HeldSession } from './held.js';
 import type { ResolvedDumpOptions } from './options.js';
@@ -47,8 +47,30 @@ async function dump(
 ): Promise<DumpResult> {
   checkAbort(signal);
   // Absolute, so that it stays the same directory if the program changes its own.
-  const dir = resolve(options.dir);
-  const imageDir = await createImageDir(dir);
+  const imageDir = await createImageDir(resolve(options.dir));
+  const { result } = await dumpInto(imageDir, identity, options, signal, meter);
+  return result;
+}
+
+/** What came of a dump, for those who make something else of it. */
+export interface Dumped {
+  captured: Captured;
+  result: DumpResult;
+}
+
+/**
+ * Dumps a process into a directory that was made for it. On failure nothing is left of that, and the
+ * target runs.
+ *
+ * @throws `SluiceError`; `AbortError` if `signal` said so.
+ */
+export async function dumpInto(
+  imageDir: ImageDir,
+  identity: TargetIdentity,
+  options: ResolvedDumpOptions,
+  signal: AbortSignal,
+  meter: ProgressMeter,
+): Promise<Dumped> {
   let held: HeldSession | undefined;
   try {
     const captured = await captureTarget(identity, imageDir, options, signal, meter);
@@ -56,7 +78,7 @@ async function dump(
     checkAbort(signal);
     meter.enter('publish');
     for (const image of imagesOf(captured, identity.pid, options)) await writeImage(image);
-    return summarize(captured, identity.pid, options, meter.elapsedMs);
+    return { captured, result: summarize(captured, identity.pid, options, meter.elapsedMs) };
   } catch (error) {
     await held?.release('resume').catch(() => {});
     await discard(imageDir, options);

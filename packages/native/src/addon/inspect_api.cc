@@ -43,6 +43,7 @@ Napi::Value target_facts_js(const Napi::CallbackInfo& info) {
     result.Set("name", text(env, facts.name));
     result.Set("state", text(env, facts.state));
     result.Set("threads", number(env, facts.threads));
+    result.Set("namespacePid", facts.namespace_pid);
     result.Set("seccompMode", facts.seccomp_mode);
     result.Set("tracerPid", facts.tracer_pid);
     result.Set("refusal", text(env, facts.refusal.empty() ? "" : "ERR_SLUICE_" + facts.refusal));

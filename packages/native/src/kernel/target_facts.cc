@@ -264,6 +264,7 @@ Refusal check_all(pid_t pid, TargetFacts& facts) {
   facts.name = status->name;
   facts.state = std::string(1, status->state);
   facts.threads = status->threads;
+  facts.namespace_pid = status->ns_pids.back();
   facts.seccomp_mode = status->seccomp_mode;
   if (Refusal refusal = check_identity(*status, pid)) {
     return refusal;

@@ -12,6 +12,7 @@ struct TargetFacts {
   std::string name;
   std::string state;  // one letter of proc_pid_stat(5); "" if there is no such process
   unsigned threads = 0;
+  pid_t namespace_pid = 0;  // in its own pid namespace
   int seccomp_mode = 0;
   pid_t tracer_pid = 0;
 

@@ -1,0 +1,73 @@
+/** Rounds of a dump as directories for CRIU. */
+import { join } from 'node:path';
+import type { RoundCaptured } from '@sluice/native';
+import { createRoundDir, type ImageDir, openImage, roundDir } from '../image/index.js';
+import { pageOf } from '../image/mappings.js';
+import type { Image } from '../image/reader.js';
+import type { Captured } from '../session/capture.js';
+import { statsOf, uptimeOf } from './export.js';
+import { type PageSpan, spanOf } from './spans.js';
+import { type CriuParent, type WrittenCriu, writeCriuDirectory } from './write_directory.js';
+
+/**
+ * Writes one round. A page counts as that of the parent only as far as it is as it was there: for a live
+ * round the session tells that, a final one has it in its page table.
+ */
+export async function writeCriuRound(
+  dir: string,
+  image: Image,
+  captured: RoundCaptured,
+  link: string | undefined,
+  signal: AbortSignal,
+): Promise<WrittenCriu> {
+  let parent: CriuParent | undefined;
+  if (link !== undefined) {
+    const live = image.manifest.consistency === 'live';
+    const coverage = image.processes.map(
+      ({ pid, namespacePid }): [number, PageSpan[]] => [
+        namespacePid,
+        live ? spansOf(captured.covered) : [...inParent(image, pid)],
+      ],
+    );
+    parent = { link, coverage: new Map(coverage) };
+  }
+  const { resetUptimeUs } = captured;
+  return writeCriuDirectory({
+    dir,
+    image,
+    ownOnly: true,
+    parent,
+    uptimeMicroseconds: resetUptimeUs > 0 ? BigInt(resetUptimeUs) : uptimeOf(image),
+    stats: statsOf(image.manifest.rounds.at(-1)),
+    signal,
+  });
+}
+
+/** All rounds of a dump: the final one in the directory itself, the others in directories in it. */
+export async function writeCriuRounds(
+  output: ImageDir,
+  { rounds }: Captured,
+  signal: AbortSignal,
+): Promise<void> {
+  for (const [index, { kind, dir, captured }] of rounds.entries()) {
+    const live = kind === 'live';
+    const { dir: to } = live ? await createRoundDir(output.dir, index + 1) : output;
+    const below = index === 0 ? undefined : roundDir(index);
+    await using image = await openImage(dir);
+    const link = below === undefined || !live ? below : join('..', below);
+    await writeCriuRound(to, image, captured, link, signal);
+  }
+}
+
+function* inParent(image: Image, pid: number): Generator<PageSpan> {
+  for (const run of image.runs(pid)) if (run.image > 0) yield spanOf(run);
+}
+
+/** @param ranges Start and end by turns, as addresses. */
+function spansOf(ranges: BigUint64Array): PageSpan[] {
+  const spans: PageSpan[] = [];
+  for (let i = 0; i + 1 < ranges.length; i += 2) {
+    spans.push({ start: pageOf(ranges[i] ?? 0n), end: pageOf(ranges[i + 1] ?? 0n) });
+  }
+  return spans;
+}
