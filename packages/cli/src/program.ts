@@ -3,13 +3,23 @@ import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { addDoctor } from './commands/doctor.js';
 import { addDump } from './commands/dump.js';
+import { addExport } from './commands/export.js';
 import { addFlatten } from './commands/flatten.js';
 import { addInspect } from './commands/inspect.js';
 import { addRead } from './commands/read.js';
 import { addRestore } from './commands/restore.js';
 import { addVerify } from './commands/verify.js';
 
-const COMMANDS = [addDoctor, addDump, addInspect, addVerify, addRead, addFlatten, addRestore];
+const COMMANDS = [
+  addDoctor,
+  addDump,
+  addInspect,
+  addVerify,
+  addRead,
+  addFlatten,
+  addExport,
+  addRestore,
+];
 
 const AFTER_HELP = `
 Exit status: 0 done, 1 failed, 2 wrong usage; 128 plus the number of the signal
