@@ -3,11 +3,11 @@ import { corrupt } from '../image/faults.js';
 import { openRegular } from '../image/image_file.js';
 import type { ManifestVma } from '../image/manifest.js';
 import { addressOf } from '../image/mappings.js';
+import { joined } from '../image/page_spans.js';
 import { mm_entrySchema, type vma_entry, vma_entrySchema } from './images_pb.js';
 import { COMMON_MAGIC, MM_MAGIC } from './names.js';
 import type { Pagemap } from './pagemap.js';
 import { checkRequired, decode, readRecords } from './records.js';
-import { joined } from './spans.js';
 
 const MOST_MM_BYTES = 8 * 1024 * 1024;
 const PAGE_MASK = 4095n;

@@ -3,6 +3,7 @@ import { corrupt } from '../image/faults.js';
 import { IN_PARENT } from '../image/layout.js';
 import type { ManifestVma } from '../image/manifest.js';
 import { addressOf, Mappings, pageOf } from '../image/mappings.js';
+import { bytesOf } from '../image/page_spans.js';
 import {
   CHUNK_BYTES,
   type PageTable,
@@ -16,7 +17,6 @@ import type { Level } from './level.js';
 import { UNKNOWN_MAPPING } from './mappings.js';
 import { PE_PARENT, PE_PRESENT } from './names.js';
 import { MOST_ENTRIES, type Pagemap } from './pagemap.js';
-import { bytesOf } from './spans.js';
 
 /** All addresses: what a parent has besides what is asked of it does no harm. */
 const EVERYWHERE = new Mappings({ vmas: [{ ...UNKNOWN_MAPPING, start: 0n, end: 2n ** 64n }] });

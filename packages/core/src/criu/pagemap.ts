@@ -4,10 +4,10 @@ import { corrupt } from '../image/faults.js';
 import { type ImageFile, openRegular } from '../image/image_file.js';
 import { PAGE_BYTES } from '../image/layout.js';
 import { addressOf, lastAtMost, pageOf } from '../image/mappings.js';
+import type { PageSpan } from '../image/page_spans.js';
 import { type pagemap_entry, pagemap_entrySchema, pagemap_headSchema } from './images_pb.js';
 import { COMMON_MAGIC, PAGEMAP_MAGIC, PE_LAZY, PE_PARENT, PE_PRESENT } from './names.js';
 import { decode, frame, readRecords } from './records.js';
-import type { PageSpan } from './spans.js';
 
 const MOST_RECORD_BYTES = 1024 * 1024;
 /** Enough for 256 GiB of which every second page is stored. */
