@@ -141,6 +141,10 @@ export const ERRORS = {
     summary: 'The image is damaged: a file is truncated, was changed, or contradicts itself.',
     advice: 'Use another copy; file and offset of the error tell where the damage is.',
   },
+  ERR_SLUICE_PARENT: {
+    summary: 'The directory cannot be the parent of new images for CRIU.',
+    advice: 'The message names the reason; name another parent, or none.',
+  },
   ERR_SLUICE_NOT_MAPPED: {
     summary: 'The process had nothing mapped at this address.',
     advice: 'Look at the mappings with `sluice inspect`.',

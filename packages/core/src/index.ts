@@ -9,6 +9,13 @@ export {
 export { type ExportOptions, type ExportResult, exportImage } from './criu/index.js';
 export type { DumpTrace } from './diagnostics.js';
 export {
+  type DiffOptions,
+  type DiffProcess,
+  type DiffResult,
+  type DiffVma,
+  diffImages,
+} from './diff/diff_images.js';
+export {
   AbortError,
   ERRORS,
   type ErrorEntry,

@@ -2,8 +2,8 @@
 import { PAGE_BYTES } from '../image/layout.js';
 import type { ManifestProcess, ManifestVma } from '../image/manifest.js';
 import { addressOf, Mappings, pageOf } from '../image/mappings.js';
+import { bytesOf, inside, joined, type PageSpan, spanOf } from '../image/page_spans.js';
 import type { Image } from '../image/reader.js';
-import { bytesOf, inside, joined, type PageSpan, spanOf } from './spans.js';
 
 /** Pages to be written, numbered as a pagemap numbers them, and who reads them where. */
 export interface StoredSpan extends PageSpan {

@@ -7,10 +7,9 @@ import type { ManifestRound } from '../image/manifest.js';
 import { openImage } from '../image/open_image.js';
 import { Image } from '../image/reader.js';
 import { isCriuFile } from './names.js';
+import { MICROSECONDS_PER_TICK } from './ticks.js';
 import { writeCriuDirectory } from './write_directory.js';
 
-/** USER_HZ, the clock ticks of proc_pid_stat(5), is 100 on all machines that Sluice runs on. */
-const MICROSECONDS_PER_TICK = 10_000n;
 const MOST_U32 = 2 ** 32 - 1;
 
 /** For `exportImage`. */

@@ -4,14 +4,14 @@ import { corrupt } from '../image/faults.js';
 import { type ImageFile, openRegular } from '../image/image_file.js';
 import { PAGE_BYTES } from '../image/layout.js';
 import { addressOf, lastAtMost, pageOf } from '../image/mappings.js';
+import type { PageSpan } from '../image/page_spans.js';
 import { type pagemap_entry, pagemap_entrySchema, pagemap_headSchema } from './images_pb.js';
 import { COMMON_MAGIC, PAGEMAP_MAGIC, PE_LAZY, PE_PARENT, PE_PRESENT } from './names.js';
 import { decode, frame, readRecords } from './records.js';
-import type { PageSpan } from './spans.js';
 
 const MOST_RECORD_BYTES = 1024 * 1024;
 /** Enough for 256 GiB of which every second page is stored. */
-const MOST_ENTRIES = 2 ** 25;
+export const MOST_ENTRIES = 2 ** 25;
 const MOST_PAGES = 2 ** 32 - 1;
 /** First page after the highest address. */
 const PAGES_END = 2 ** 52;
@@ -62,21 +62,30 @@ export class Pagemap {
     return this.#starts.length;
   }
 
-  *[Symbol.iterator](): Generator<PagemapEntry, void, undefined> {
-    for (let i = 0; i < this.length; i += 1) {
-      yield {
-        start: this.#starts[i] ?? 0,
-        end: this.#ends[i] ?? 0,
-        where: this.#where[i] ?? 0,
-        offset: this.#offsets[i] ?? 0,
-      };
+  [Symbol.iterator](): Generator<PagemapEntry, void, undefined> {
+    return this.within({ start: 0, end: PAGES_END });
+  }
+
+  /** What the entries say of the pages of a span. */
+  *within(span: PageSpan): Generator<PagemapEntry, void, undefined> {
+    for (let i = Math.max(0, this.#lastFrom(span.start)); i < this.length; i += 1) {
+      const first = this.#starts[i] ?? 0;
+      if (first >= span.end) return;
+      const start = Math.max(first, span.start);
+      const end = Math.min(this.#ends[i] ?? 0, span.end);
+      if (start >= end) continue;
+      const offset = (this.#offsets[i] ?? 0) + (start - first) * PAGE_BYTES;
+      yield { start, end, where: this.#where[i] ?? 0, offset };
     }
   }
 
-  /** Bytes into the file to the record of a page, or to the one before it. */
-  recordOf(page: number): number {
-    const i = lastAtMost(this.length, (i) => this.#starts[i] ?? 0, page);
-    return this.#records[i] ?? 0;
+  /** The error for what is wrong with the entry of a page. */
+  fault(page: number, what: string): SluiceError {
+    return corrupt(this.path, this.#records[this.#lastFrom(page)] ?? 0, what);
+  }
+
+  #lastFrom(page: number): number {
+    return lastAtMost(this.length, (i) => this.#starts[i] ?? 0, page);
   }
 
   async #load(file: ImageFile): Promise<void> {

@@ -3,6 +3,7 @@ import { rename, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { create, type MessageInitShape, toBinary } from '@bufbuild/protobuf';
 import { AbortError, fromNative } from '../errors.js';
+import { type PageSpan, union, without } from '../image/page_spans.js';
 import type { Image } from '../image/reader.js';
 import { syncDirectory } from '../image/writer.js';
 import { bytesIn, privateSpans, type StoredSpan, sharedObjects } from './content.js';
@@ -24,7 +25,6 @@ import {
 } from './names.js';
 import { pagemapHead, pagemapRecord } from './pagemap.js';
 import { frame } from './records.js';
-import { type PageSpan, union, without } from './spans.js';
 
 const IMG_VERSION = 1;
 /** That the pages were read, so that those without PROT_READ are there too. */

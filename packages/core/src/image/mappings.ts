@@ -1,5 +1,5 @@
 import { PAGE_BYTES, PAGE_SHIFT } from './layout.js';
-import type { ManifestProcess, ManifestVma } from './manifest.js';
+import type { ManifestVma } from './manifest.js';
 
 /** Number of the page that holds an address; below 2^52, so it is exact as a number. */
 export function pageOf(address: bigint): number {
@@ -54,7 +54,7 @@ export class Mappings {
   readonly vmas: readonly ManifestVma[];
   readonly ranges: PageRanges;
 
-  constructor({ vmas }: Pick<ManifestProcess, 'vmas'>) {
+  constructor({ vmas }: { readonly vmas: readonly ManifestVma[] }) {
     this.vmas = vmas;
     this.ranges = new PageRanges(vmas);
   }

@@ -1,5 +1,8 @@
 /** Opens an image with all that it builds on, and checks all of it but the page data. */
 import { join } from 'node:path';
+import { isCriuDirectory } from '../criu/level.js';
+import { readLevels } from '../criu/levels.js';
+import { openLevels } from '../criu/open_directory.js';
 import { SluiceError } from '../errors.js';
 import { AddressSpace } from './address_space.js';
 import { type ChainImage, readChain } from './chain.js';
@@ -24,7 +27,7 @@ export interface OpenImageOptions {
 /**
  * Opens the image in the directory `dir`, and the chain of images that it builds on. Manifests, page
  * tables and the sizes of shards are checked; the page data is checked as it is read, or by
- * `Image.verify`.
+ * `Image.verify`. It may also be a directory of CRIU's images, see docs/criu.md.
  *
  * @throws SluiceError `ERR_SLUICE_IMAGE_NOT_FOUND`, `ERR_SLUICE_IMAGE_UNFINISHED`,
  * `ERR_SLUICE_IMAGE_VERSION`, `ERR_SLUICE_IMAGE_CORRUPT` (with file and offset), `ERR_SLUICE_IO`,
@@ -49,6 +52,7 @@ export async function openChain(dir: string, crc32c: Crc32c): Promise<OpenedChai
   if (typeof dir !== 'string' || dir === '' || dir.includes('\0')) {
     throw new SluiceError('ERR_SLUICE_OPTION', `Expected a directory, got ${JSON.stringify(dir)}`);
   }
+  if (await isCriuDirectory(dir)) return openLevels(await readLevels(dir), crc32c);
   const chain = await readChain(dir, crc32c);
   const shards: Shards[] = [];
   try {

@@ -1,6 +1,6 @@
 /** Ranges of pages, ascending where there are several, and not overlapping. */
-import { PAGE_BYTES } from '../image/layout.js';
-import { pageOf } from '../image/mappings.js';
+import { PAGE_BYTES } from './layout.js';
+import { pageOf } from './mappings.js';
 
 /** Adjacent pages, by number. */
 export interface PageSpan {

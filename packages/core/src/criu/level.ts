@@ -1,0 +1,107 @@
+/** One directory of CRIU's images, as far as memory goes. */
+import { type BigIntStats, constants } from 'node:fs';
+import { access, readdir, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { isFieldSet } from '@bufbuild/protobuf';
+import { fromNative } from '../errors.js';
+import { corrupt } from '../image/faults.js';
+import { openRegular } from '../image/image_file.js';
+import { MANIFEST_FILE } from '../image/layout.js';
+import { inventory_entrySchema } from './images_pb.js';
+import { INVENTORY_FILE, INVENTORY_MAGIC, pidOf, shmemOf } from './names.js';
+import { Pagemap } from './pagemap.js';
+import { decode, readRecords } from './records.js';
+
+const MOST_INVENTORY_BYTES = 1024 * 1024;
+
+export interface Inventory {
+  imgVersion: number;
+  /** Microseconds after boot; undefined if it is not there. */
+  dumpUptime: bigint | undefined;
+}
+
+/** A directory whose pagemaps were read and checked, each by itself. */
+export interface Level {
+  dir: string;
+  /** Undefined if there is none. */
+  inventory: Inventory | undefined;
+  modifiedNs: bigint;
+  /** By pid, ascending. */
+  processes: ReadonlyMap<number, Pagemap>;
+  /** Of shared memory, by its inode. */
+  objects: ReadonlyMap<bigint, Pagemap>;
+}
+
+/** Whether `dir` holds images of CRIU and none of Sluice; false if it cannot be looked into. */
+export async function isCriuDirectory(dir: string): Promise<boolean> {
+  if (await exists(join(dir, MANIFEST_FILE))) return false;
+  const names = await readdir(dir).catch(() => []);
+  return names.some((name) => name === INVENTORY_FILE || pidOf(name) !== undefined);
+}
+
+/** @throws SluiceError `ERR_SLUICE_IMAGE_CORRUPT`, `ERR_SLUICE_IMAGE_VERSION`, `ERR_SLUICE_IO` */
+export async function readLevel(dir: string): Promise<Level> {
+  const names = await list(dir);
+  const processes = new Map<number, Pagemap>();
+  const objects = new Map<bigint, Pagemap>();
+  const byPages = new Map<number, Pagemap>();
+  for (const name of names) {
+    const pid = pidOf(name);
+    const object = shmemOf(name);
+    if (pid === undefined && object === undefined) continue;
+    const pagemap = await Pagemap.read(join(dir, name));
+    if (byPages.has(pagemap.pagesId)) {
+      const what = `pages file ${pagemap.pagesId}, which another pagemap has too`;
+      throw corrupt(pagemap.path, 8, what);
+    }
+    byPages.set(pagemap.pagesId, pagemap);
+    if (pid !== undefined) processes.set(pid, pagemap);
+    if (object !== undefined) objects.set(object, pagemap);
+  }
+  const { mtimeNs } = await statOf(dir);
+  const inventory = await readInventory(join(dir, INVENTORY_FILE));
+  const inOrder = new Map([...processes].sort(([a], [b]) => a - b));
+  return { dir, inventory, modifiedNs: mtimeNs, processes: inOrder, objects };
+}
+
+async function readInventory(path: string): Promise<Inventory | undefined> {
+  const file = await openRegular(path);
+  if (file === undefined) return undefined;
+  let inventory: Inventory | undefined;
+  try {
+    await readRecords(file, [INVENTORY_MAGIC], MOST_INVENTORY_BYTES, (payload, offset) => {
+      if (inventory !== undefined) throw corrupt(path, offset, 'a second record');
+      const entry = decode(inventory_entrySchema, payload, path, offset);
+      const hasUptime = isFieldSet(entry, inventory_entrySchema.field.dumpUptime);
+      const dumpUptime = hasUptime ? entry.dumpUptime : undefined;
+      inventory = { imgVersion: entry.imgVersion, dumpUptime };
+    });
+  } finally {
+    await file.handle.close();
+  }
+  if (inventory === undefined) throw corrupt(path, file.bytes, 'the file ends before its record');
+  return inventory;
+}
+
+async function list(dir: string): Promise<string[]> {
+  // In an order that does not depend on the file system, so that errors do not either.
+  return readdir(dir).then(
+    (names) => names.sort(),
+    (error: unknown) => {
+      throw fromNative(error, { file: dir });
+    },
+  );
+}
+
+async function statOf(dir: string): Promise<BigIntStats> {
+  return stat(dir, { bigint: true }).catch((error: unknown) => {
+    throw fromNative(error, { file: dir });
+  });
+}
+
+async function exists(path: string): Promise<boolean> {
+  return access(path, constants.F_OK).then(
+    () => true,
+    () => false,
+  );
+}
