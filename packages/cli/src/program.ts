@@ -7,6 +7,7 @@ import { addDump } from './commands/dump.js';
 import { addExport } from './commands/export.js';
 import { addFlatten } from './commands/flatten.js';
 import { addInspect } from './commands/inspect.js';
+import { addPreDump } from './commands/predump.js';
 import { addRead } from './commands/read.js';
 import { addRestore } from './commands/restore.js';
 import { addVerify } from './commands/verify.js';
@@ -20,6 +21,7 @@ const COMMANDS = [
   addDiff,
   addFlatten,
   addExport,
+  addPreDump,
   addRestore,
 ];
 

@@ -6,7 +6,13 @@ export {
   type SystemReport,
   type TargetReport,
 } from './capabilities.js';
-export { type ExportOptions, type ExportResult, exportImage } from './criu/index.js';
+export {
+  type ExportOptions,
+  type ExportResult,
+  exportImage,
+  type PreDumpResult,
+  preDumpProcess,
+} from './criu/index.js';
 export type { DumpTrace } from './diagnostics.js';
 export {
   type DiffOptions,
@@ -46,7 +52,13 @@ export {
 export { type RestoreResult, restoreInto } from './restore/restore_into.js';
 export type { DumpRun } from './session/dump_run.js';
 export type { HeldTarget } from './session/held.js';
-export type { DumpOptions, Logger, RestoreOptions, TargetOptions } from './session/options.js';
+export type {
+  DumpOptions,
+  Logger,
+  PreDumpOptions,
+  RestoreOptions,
+  TargetOptions,
+} from './session/options.js';
 export type {
   DumpPhase,
   DumpProgress,

@@ -10,7 +10,7 @@ import { renderDump } from '../views/dump.js';
 interface DumpFlags
   extends Pick<
     DumpOptions,
-    'lanes' | 'capture' | 'io' | 'checksum' | 'rounds' | 'tracker' | 'after'
+    'format' | 'lanes' | 'capture' | 'io' | 'checksum' | 'rounds' | 'tracker' | 'after'
   > {
   out: string;
   freezeTimeout?: number;
@@ -27,6 +27,12 @@ export function addDump(program: Command): void {
     .description('dump the memory of a process into a new image')
     .argument('<pid>', 'process to dump', wholeNumber)
     .requiredOption('--out <dir>', 'directory of the image; must not exist, or be empty', path)
+    .addOption(
+      new Option(
+        '--format <format>',
+        'sluice, the default; or criu: each round as a directory of images that CRIU reads',
+      ).choices(['sluice', 'criu']),
+    )
     .option(
       '--rounds <n>',
       'rounds taken while the process runs, before the freeze: auto, the default, is as many as pay; 0 is one freeze for all',

@@ -3,14 +3,11 @@ import { resolve } from 'node:path';
 import { AbortError, fromNative, SluiceError } from '../errors.js';
 import { createImageDir } from '../image/image_dir.js';
 import { PAGE_BYTES } from '../image/layout.js';
-import type { ManifestRound } from '../image/manifest.js';
 import { openImage } from '../image/open_image.js';
 import { Image } from '../image/reader.js';
 import { isCriuFile } from './names.js';
-import { MICROSECONDS_PER_TICK } from './ticks.js';
+import { statsOf, uptimeOf } from './round_facts.js';
 import { writeCriuDirectory } from './write_directory.js';
-
-const MOST_U32 = 2 ** 32 - 1;
 
 /** For `exportImage`. */
 export interface ExportOptions {
@@ -83,27 +80,4 @@ export async function exportImage(
   } finally {
     if (image !== source) await image.close();
   }
-}
-
-/**
- * An image does not say how long the machine was up. CRIU wants to know only whether the process that
- * has the pid now is the one that was dumped: then it started before that time. One tick after the
- * start is safe: another process with this pid starts after this one was dumped and ended, which is
- * later. That the pages are newer than that time does not matter to CRIU.
- */
-function uptimeOf({ processes }: Image): bigint {
-  let last = 0n;
-  for (const { startTimeTicks } of processes) if (startTimeTicks > last) last = startTimeTicks;
-  return BigInt.asUintN(64, (last + 1n) * MICROSECONDS_PER_TICK);
-}
-
-/** Those of the last round: it is the one that froze the process. */
-function statsOf(round: ManifestRound | undefined) {
-  const time = (name: string) => Math.min(MOST_U32, Math.round(round?.times[name] ?? 0));
-  return {
-    freezingTime: time('freezing_time'),
-    frozenTime: time('frozen_time'),
-    memdumpTime: time('memdump_time'),
-    memwriteTime: time('memwrite_time'),
-  };
 }

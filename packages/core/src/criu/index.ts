@@ -3,6 +3,7 @@
 export type { PageSpan } from '../image/page_spans.js';
 export { type ExportOptions, type ExportResult, exportImage } from './export.js';
 export { type CriuTarget, checkCriuParent } from './parent.js';
+export { type PreDumpResult, preDumpProcess } from './pre_dump.js';
 export {
   type CriuParent,
   type WriteCriuOptions,

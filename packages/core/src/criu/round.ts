@@ -3,10 +3,11 @@ import { join } from 'node:path';
 import type { RoundCaptured } from '@sluice/native';
 import { createRoundDir, type ImageDir, openImage, roundDir } from '../image/index.js';
 import { pageOf } from '../image/mappings.js';
+import { type PageSpan, spanOf } from '../image/page_spans.js';
 import type { Image } from '../image/reader.js';
 import type { Captured } from '../session/capture.js';
-import { statsOf, uptimeOf } from './export.js';
-import { type PageSpan, spanOf } from './spans.js';
+import { isCriuFile } from './names.js';
+import { statsOf, uptimeOf } from './round_facts.js';
 import { type CriuParent, type WrittenCriu, writeCriuDirectory } from './write_directory.js';
 
 /**
@@ -23,12 +24,10 @@ export async function writeCriuRound(
   let parent: CriuParent | undefined;
   if (link !== undefined) {
     const live = image.manifest.consistency === 'live';
-    const coverage = image.processes.map(
-      ({ pid, namespacePid }): [number, PageSpan[]] => [
-        namespacePid,
-        live ? spansOf(captured.covered) : [...inParent(image, pid)],
-      ],
-    );
+    const coverage = image.processes.map(({ pid, namespacePid }): [number, PageSpan[]] => [
+      namespacePid,
+      live ? spansOf(captured.covered) : [...inParent(image, pid)],
+    ]);
     parent = { link, coverage: new Map(coverage) };
   }
   const { resetUptimeUs } = captured;
@@ -51,7 +50,7 @@ export async function writeCriuRounds(
 ): Promise<void> {
   for (const [index, { kind, dir, captured }] of rounds.entries()) {
     const live = kind === 'live';
-    const { dir: to } = live ? await createRoundDir(output.dir, index + 1) : output;
+    const { dir: to } = live ? await createRoundDir(output.dir, index + 1, isCriuFile) : output;
     const below = index === 0 ? undefined : roundDir(index);
     await using image = await openImage(dir);
     const link = below === undefined || !live ? below : join('..', below);

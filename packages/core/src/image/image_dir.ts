@@ -55,9 +55,14 @@ export async function createImageDir(
  * when the image of the session is.
  *
  * @param round 1 to `MAX_ROUND`.
+ * @param isOwn As for `createImageDir`.
  * @throws SluiceError `ERR_SLUICE_OUTPUT_EXISTS` if it is there already, and else as `createImageDir`.
  */
-export async function createRoundDir(sessionDir: string, round: number): Promise<ImageDir> {
+export async function createRoundDir(
+  sessionDir: string,
+  round: number,
+  isOwn: (name: string) => boolean = isImageFile,
+): Promise<ImageDir> {
   if (!Number.isSafeInteger(round) || round < 1 || round > MAX_ROUND) {
     throw new SluiceError('ERR_SLUICE_OPTION', `Expected a round up to ${MAX_ROUND}, got ${round}`);
   }
@@ -69,7 +74,7 @@ export async function createRoundDir(sessionDir: string, round: number): Promise
   } catch (error) {
     throw notWritable(error, dir);
   }
-  return imageDirOf(dir, { created: true, rounds: false, isOwn: isImageFile });
+  return imageDirOf(dir, { created: true, rounds: false, isOwn });
 }
 
 interface Discarded {

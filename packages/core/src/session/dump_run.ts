@@ -60,6 +60,11 @@ export class ProgressMeter {
     return performance.now() - this.#startedMs;
   }
 
+  /** Whether pages may have been captured. */
+  get hasCaptured(): boolean {
+    return this.#phase !== 'attach' && this.#phase !== 'open';
+  }
+
   /** The state of things, or undefined while the target is frozen. */
   read(): DumpProgress | undefined {
     const { pagesCaptured, bytesDrained, frozen } = this.#readNow();

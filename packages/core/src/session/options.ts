@@ -22,6 +22,11 @@ export interface TargetOptions {
 export interface DumpOptions {
   /** Directory for the image. Must not exist, or be empty. */
   dir: string;
+  /**
+   * Default `sluice`. `criu`: the rounds become directories that CRIU reads; see docs/criu.md. Nothing of
+   * an image of Sluice is left then.
+   */
+  format?: 'sluice' | 'criu' | undefined;
   /** Threads that capture, 1 to 64. Default: one per CPU, at most 4. */
   lanes?: number | undefined;
   /** Threads that write, and shards, 1 to 64. Default: one per CPU, at most 2. */
@@ -65,6 +70,7 @@ export interface DumpOptions {
 /** Options with all defaults filled in. */
 export interface ResolvedDumpOptions {
   dir: string;
+  format: 'sluice' | 'criu';
   lanes: number;
   drains: number;
   capture: 'auto' | 'vmsplice' | 'read';
@@ -129,8 +135,11 @@ const logger = v.pipe(
 
 const targetFields = { logger: v.optional(logger) };
 
+const path = v.pipe(v.string(), v.minLength(1), v.check(hasNoNul), v.description('a path'));
+
 const dumpFields = {
-  dir: v.pipe(v.string(), v.minLength(1), v.check(hasNoNul), v.description('a path')),
+  dir: path,
+  format: v.optional(oneOf('sluice', 'criu'), 'sluice'),
   lanes: v.optional(whole(1, 64), () => Math.min(4, availableParallelism())),
   drains: v.optional(whole(1, 64), () => Math.min(2, availableParallelism())),
   capture: v.optional(oneOf('auto', 'vmsplice', 'read'), 'auto'),
@@ -226,6 +235,37 @@ export function resolveRestoreOptions(value: unknown): ResolvedRestoreOptions {
   const { freezeTimeoutMs, signal, logger } = dumpFields;
   const resolved = parse(v.strictObject({ freezeTimeoutMs, signal, logger }), value);
   return { ...resolved, signal: resolved.signal, logger: resolved.logger };
+}
+
+/** Options of a pre-dump. Only `imagesDir` has no default. */
+export interface PreDumpOptions
+  extends Pick<
+    DumpOptions,
+    'lanes' | 'drains' | 'capture' | 'io' | 'budgetBytes' | 'freezeTimeoutMs' | 'signal' | 'logger'
+  > {
+  /** Directory for the images. Must not exist, or be empty. */
+  imagesDir: string;
+  /**
+   * Directory of the pre-dump before this one, as a path from `imagesDir`: only pages written since are
+   * taken. Default: all are.
+   */
+  prevImagesDir?: string | undefined;
+}
+
+/**
+ * Checks the options of a pre-dump and fills in the defaults: a dump of one live round.
+ *
+ * @throws `ERR_SLUICE_OPTION`, naming the option, what was expected and what came.
+ */
+export function resolvePreDumpOptions(
+  value: unknown,
+): ResolvedDumpOptions & { prevImagesDir: string | undefined } {
+  const { lanes, drains, capture, io, budgetBytes, freezeTimeoutMs, signal, logger } = dumpFields;
+  const fields = { lanes, drains, capture, io, budgetBytes, freezeTimeoutMs, signal, logger };
+  const preDump = { imagesDir: path, prevImagesDir: v.optional(path), ...fields };
+  const { imagesDir, prevImagesDir, ...rest } = parse(v.strictObject(preDump), value);
+  const dump = resolveDumpOptions({ ...rest, dir: imagesDir, tracker: 'soft-dirty', rounds: 1 });
+  return { ...dump, prevImagesDir };
 }
 
 type Fields = Record<string, v.GenericSchema>;

@@ -1,0 +1,49 @@
+import { type PreDumpOptions, preDumpProcess } from '@sluice/core';
+import { type Command, Option } from 'commander';
+import { InterruptScope } from '../interrupt.js';
+import { writeJson, writeOut } from '../terminal/output.js';
+import { path, wholeNumber } from '../values.js';
+import { renderPreDump } from '../views/predump.js';
+
+interface PreDumpFlags extends Pick<PreDumpOptions, 'imagesDir' | 'prevImagesDir' | 'capture'> {
+  freezeTimeout?: number;
+  json?: true;
+}
+
+export function addPreDump(program: Command): void {
+  program
+    .command('predump')
+    .description('take the memory of a process while it runs, for `criu dump` to build on')
+    .argument('<pid>', 'process to dump', wholeNumber)
+    .requiredOption(
+      '--images-dir <dir>',
+      'directory for the images; must not exist, or be empty',
+      path,
+    )
+    .option(
+      '--prev-images-dir <dir>',
+      'the pre-dump before this one, as a path from the images directory',
+      path,
+    )
+    .addOption(
+      new Option(
+        '--capture <how>',
+        'how pages are taken; auto, the default, is vmsplice where it works',
+      ).choices(['auto', 'vmsplice', 'read']),
+    )
+    .option(
+      '--freeze-timeout <ms>',
+      'give up when not all threads stand still by then; the default is 1000',
+      wholeNumber,
+    )
+    .option('--json', 'print one JSON object')
+    .action(preDump);
+}
+
+async function preDump(pid: number, flags: PreDumpFlags): Promise<void> {
+  const { freezeTimeout, json, ...rest } = flags;
+  using interrupt = new InterruptScope();
+  const { signal } = interrupt;
+  const result = await preDumpProcess(pid, { ...rest, freezeTimeoutMs: freezeTimeout, signal });
+  await (json ? writeJson(result) : writeOut(renderPreDump(result)));
+}

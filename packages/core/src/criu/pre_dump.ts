@@ -1,0 +1,122 @@
+/** One live round that `criu dump` builds on. */
+import { resolve } from 'node:path';
+import { AbortError, fromNative, SluiceError, withThawed } from '../errors.js';
+import { createImageDir, openImage } from '../image/index.js';
+import { addressOf } from '../image/mappings.js';
+import type { PageSpan } from '../image/page_spans.js';
+import type { CapturedRound } from '../session/capture.js';
+import { ProgressMeter } from '../session/dump_run.js';
+import { identify } from '../session/identify.js';
+import { checkPid, type PreDumpOptions, resolvePreDumpOptions } from '../session/options.js';
+import { throughImage } from './dump.js';
+import { isCriuFile } from './names.js';
+import { checkCriuParent } from './parent.js';
+import { writeCriuRound } from './round.js';
+
+/** What a pre-dump did; it can go through `JSON.stringify`. Times are in microseconds. */
+export interface PreDumpResult {
+  pid: number;
+  /** As they were given. */
+  images_dir: string;
+  prev_images_dir: string | null;
+  pages_written: number;
+  /** Pages that are left to the parent. */
+  pages_skipped_parent: number;
+  /** From the first thread interrupted until all stood still. */
+  freezing_time: number;
+  /** From the first thread stopped until the last one was resumed: the pause that the target saw. */
+  frozen_time: number;
+  /** Inside the freeze: until it was known which pages were written, and their marks were reset. */
+  scan_time: number;
+  /** After the freeze: until the last page was written. */
+  memwrite_time: number;
+  /** From the call until the directory was whole. */
+  total_time: number;
+  capture: 'vmsplice' | 'read';
+  warnings: string[];
+}
+
+/**
+ * Takes the memory of a process while it runs, for `criu dump --track-mem --prev-images-dir` or another
+ * pre-dump to build on, like `criu pre-dump`: under a short freeze it notes which pages were written, and
+ * resets their soft-dirty bits; then the process goes on, and the pages are taken. Memory that is shared
+ * is left to the final dump. Nothing of this is left in the process.
+ *
+ * @throws `SluiceError`: `ERR_SLUICE_TRACKER_UNAVAILABLE` on a kernel without soft-dirty bits,
+ * `ERR_SLUICE_PARENT` for a parent that CRIU would not take or that is not of this process, and what
+ * `dumpProcess` throws; `AbortError` if `signal` said so. Then the process runs, and nothing is left of the
+ * new directory. Once the bits were reset, the next pre-dump has to do without a parent; the message says
+ * so.
+ */
+export async function preDumpProcess(pid: number, options: PreDumpOptions): Promise<PreDumpResult> {
+  checkPid(pid);
+  const { prevImagesDir, ...resolved } = resolvePreDumpOptions(options);
+  const meter = new ProgressMeter();
+  const signal = resolved.signal ?? new AbortController().signal;
+  try {
+    if (signal.aborted) throw new AbortError(signal.reason);
+    const { facts, startTimeTicks } = await identify(pid);
+    const imagesDir = resolve(resolved.dir);
+    const known =
+      prevImagesDir === undefined
+        ? []
+        : await checkCriuParent(imagesDir, prevImagesDir, {
+            namespacePid: facts.namespacePid,
+            startTimeTicks,
+          });
+    const output = await createImageDir(imagesDir, isCriuFile);
+    const handOver = { known: rangesOf(known), only: true };
+    const identity = { pid, startTimeTicks };
+    const dump = { ...resolved, handOver };
+    return await throughImage(output, identity, dump, signal, meter, async (dumped) => {
+      const [round] = dumped.captured.rounds;
+      await using image = await openImage(round.dir);
+      const pages = await writeCriuRound(output.dir, image, round.captured, prevImagesDir, signal);
+      const { capture, warnings } = dumped.result;
+      return {
+        pid,
+        images_dir: resolved.dir,
+        prev_images_dir: prevImagesDir ?? null,
+        pages_written: pages.pagesWritten,
+        pages_skipped_parent: pages.pagesInParent,
+        ...timesOf(round),
+        total_time: Math.round(meter.elapsedMs * 1000),
+        capture,
+        warnings,
+      };
+    });
+  } catch (error) {
+    const failure = withThawed(fromNative(error, { pid }), true);
+    throw prevImagesDir !== undefined && meter.hasCaptured ? withAdvice(failure) : failure;
+  }
+}
+
+function timesOf({ captured }: CapturedRound) {
+  return {
+    freezing_time: Math.round(captured.freezingUs),
+    frozen_time: Math.round(captured.frozenUs),
+    scan_time: Math.round(captured.scanUs),
+    memwrite_time: Math.round(captured.memwriteUs),
+  };
+}
+
+/** Start and end by turns, as addresses. */
+function rangesOf(spans: readonly PageSpan[]): BigUint64Array {
+  const ranges = new BigUint64Array(spans.length * 2);
+  spans.forEach(({ start, end }, index) => {
+    ranges[2 * index] = addressOf(start);
+    ranges[2 * index + 1] = addressOf(end);
+  });
+  return ranges;
+}
+
+/** What was written since the parent is marked no more, and no image has it. */
+function withAdvice(error: Error): Error {
+  if (!SluiceError.isSluiceError(error)) return error;
+  const { code, message, pid, syscall, errno, file, thawed } = error;
+  return new SluiceError(
+    code,
+    `${message}. Nothing may build on that parent any more: begin again with a pre-dump without one`,
+    { pid, syscall, errno, file, thawed, cause: error },
+  );
+}
