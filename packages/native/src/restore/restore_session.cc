@@ -13,6 +13,7 @@
 #include <climits>
 #include <cstring>
 
+#include "base/page_ranges.h"
 #include "kernel/proc_file.h"
 #include "kernel/proc_stat.h"
 #include "kernel/proc_task.h"
@@ -51,20 +52,6 @@ Error incomplete(const Error& error) {
   }
   return Error("RESTORE_INCOMPLETE", error.pid(), error.call().c_str(), error.err(),
                "its memory is half restored: " + error.detail());
-}
-
-std::vector<PageRange> joined(std::vector<PageRange> ranges) {
-  std::sort(ranges.begin(), ranges.end(),
-            [](const PageRange& a, const PageRange& b) { return a.start < b.start; });
-  std::vector<PageRange> result;
-  for (const PageRange& range : ranges) {
-    if (!result.empty() && range.start <= result.back().end) {
-      result.back().end = std::max(result.back().end, range.end);
-    } else {
-      result.push_back(range);
-    }
-  }
-  return result;
 }
 
 bool is_private(const WantedVma& vma) {
@@ -122,7 +109,7 @@ RestoreSession::RestoreSession(RestoreOptions options)
   require_dumpable(options_.pid);
   std::vector<PageRange> kept = options_.stored;
   kept.insert(kept.end(), options_.left_out.begin(), options_.left_out.end());
-  kept_ = joined(std::move(kept));
+  kept_ = normalised(std::move(kept));
 }
 
 RestoreSession::~RestoreSession() = default;
@@ -182,7 +169,7 @@ void RestoreSession::start_helper() {
     taken.push_back({vma.mapping.start, vma.mapping.end});
   }
   std::vector<Mapping> both;
-  for (const PageRange& range : joined(std::move(taken))) {
+  for (const PageRange& range : normalised(std::move(taken))) {
     Mapping mapping;
     mapping.start = range.start;
     mapping.end = range.end;
@@ -872,7 +859,7 @@ void RestoreSession::clear_object(const WantedVma& vma) {
     scan_->scan(whole, PageFilter::kPresent, add);
   }
   const std::vector<uint8_t> zeros(kBlockBytes);
-  for (const PageRange& range : joined(std::move(used))) {
+  for (const PageRange& range : normalised(std::move(used))) {
     for (const PageRange& part : without(range, kept_)) {
       for (uint64_t at = part.start; at < part.end; at += zeros.size()) {
         const uint64_t end = std::min<uint64_t>(part.end, at + zeros.size());
