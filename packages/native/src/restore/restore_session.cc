@@ -150,15 +150,7 @@ void RestoreSession::attach() {
 void RestoreSession::start_helper() {
   const auto present = read_maps(options_.pid);
   gadgets_ = find_gadgets(*memory_, present);
-  if (!gadgets_.complete()) {
-    throw Error("INJECTION", options_.pid, "", 0,
-                "its code lacks the instructions that an injected call needs");
-  }
-  auto thread =
-      std::make_unique<RemoteThread>(*memory_, gadgets_, present, Clock::now() + kAttachLimit);
-  if (target_.has_ended()) {
-    throw Error("TARGET_EXITED", options_.pid, "", 0, "its pid belongs to another process now");
-  }
+  auto thread = target_.stop_thread(*memory_, gadgets_, present, Clock::now() + kAttachLimit);
   remains_ = remove_remains(thread.get(), find_remains(*memory_, present));
   // The scratch must not stand where something is to be mapped.
   std::vector<PageRange> taken;
@@ -984,9 +976,9 @@ std::vector<std::string> RestoreSession::detach() {
       tracer_->run([&] {
         const TargetMemory memory(options_.pid);
         const auto present = read_maps(options_.pid);
-        RemoteThread thread(memory, find_gadgets(memory, present), present,
-                            Clock::now() + kDetachLimit);
-        remains_ = remove_remains(&thread, std::move(remains_));
+        const auto thread = target_.stop_thread(memory, find_gadgets(memory, present), present,
+                                                Clock::now() + kDetachLimit);
+        remains_ = remove_remains(thread.get(), std::move(remains_));
       });
     }
   } catch (const Error& error) {

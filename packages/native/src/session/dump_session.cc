@@ -59,7 +59,7 @@ DumpSession::DumpSession(const SessionOptions& options) : options_(options), fil
   LaneOptions lane;
   lane.pid = pid;
   lane.mode = options_.capture;
-  lane.ended = [this] { return target_.has_ended(); };
+  lane.target = &target_;
   lane.slot_bytes = std::max(kPageBytes, std::bit_floor(std::min(kMostSlotBytes, lane_budget)));
   lane.slots = std::max<size_t>(1, lane_budget / lane.slot_bytes);
   const size_t read_slots = kMostReadBytes / options_.lanes / lane.slot_bytes;
@@ -194,11 +194,9 @@ std::vector<std::string> DumpSession::control_detach() {
       tracer_->run([&] {
         const TargetMemory memory(options_.pid);
         const auto maps = read_maps(options_.pid);
-        RemoteThread thread(memory, find_gadgets(memory, maps), maps, Clock::now() + kDetachLimit);
-        if (target_.has_ended()) {
-          throw Error("TARGET_EXITED", options_.pid, "", 0, "its pid belongs to another process");
-        }
-        remains = remove_remains(&thread, std::move(remains));
+        const auto thread = target_.stop_thread(memory, find_gadgets(memory, maps), maps,
+                                                Clock::now() + kDetachLimit);
+        remains = remove_remains(thread.get(), std::move(remains));
       });
     }
   } catch (const Error& error) {

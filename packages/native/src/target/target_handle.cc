@@ -84,4 +84,19 @@ bool TargetHandle::is_found_ended() const {
   }
 }
 
+std::unique_ptr<RemoteThread> TargetHandle::stop_thread(const TargetMemory& memory,
+                                                        const arch::Gadgets& gadgets,
+                                                        const std::vector<Mapping>& maps,
+                                                        Deadline deadline) const {
+  if (!gadgets.complete()) {
+    throw Error("INJECTION", pid_, "", 0,
+                "its code lacks the instructions that an injected call needs");
+  }
+  auto thread = std::make_unique<RemoteThread>(memory, gadgets, maps, deadline);
+  if (has_ended()) {
+    throw Error("TARGET_EXITED", pid_, "", 0, "its pid belongs to another process now");
+  }
+  return thread;
+}
+
 }  // namespace sluice

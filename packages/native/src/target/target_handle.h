@@ -4,8 +4,13 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <memory>
+#include <vector>
 
 #include "base/scoped_fd.h"
+#include "kernel/proc_maps.h"
+#include "target/target_memory.h"
+#include "target/thread_remote.h"
 
 namespace sluice {
 
@@ -25,6 +30,13 @@ class TargetHandle {
   // The same after a failure that its end may be behind. Threads that are dying end alone, for
   // an execve(2) of another one, or with the process: waits until it is seen which.
   bool is_found_ended() const;
+
+  // Tracer task: stops a thread to make calls in, and sees to it that it is this process's. Throws
+  // INJECTION, TARGET_EXITED, and whatever RemoteThread throws.
+  std::unique_ptr<RemoteThread> stop_thread(const TargetMemory& memory,
+                                            const arch::Gadgets& gadgets,
+                                            const std::vector<Mapping>& maps,
+                                            Deadline deadline) const;
 
  private:
   bool is_killed() const;
