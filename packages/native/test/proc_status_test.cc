@@ -29,6 +29,8 @@ const std::string kGood =
     "Kthread:\t0\n"
     "VmRSS:\t    1752 kB\n"
     "Threads:\t7\n"
+    "SigPnd:\t0000000000000100\n"
+    "ShdPnd:\t0000000000000800\n"
     "CapEff:\t000001ffffffffff\n"
     "Seccomp:\t2\n"
     "Seccomp_filters:\t1\n";
@@ -58,6 +60,10 @@ TEST(status_known_text) {
   CHECK((status.ns_pids == std::vector<pid_t>{12, 3, 1}));
   CHECK(status.kernel_thread == false);
   CHECK_EQ(status.rss_kb, 1752u);
+  CHECK_EQ(status.pending, 0x100u);
+  CHECK_EQ(status.process_pending, 0x800u);
+  CHECK(status.is_killed());
+  CHECK(!status.is_process_killed());
   CHECK_EQ(status.threads, 7u);
   CHECK_EQ(status.seccomp_mode, 2);
   CHECK_EQ(status.cap_eff, 0x1ffffffffffu);

@@ -23,7 +23,8 @@ struct ProcStat {
   int exit_signal = -1;
   int exit_code = -1;
 
-  bool is_kernel_thread() const { return (flags & 0x00200000) != 0; }  // PF_KTHREAD
+  bool is_kernel_thread() const { return (flags & 0x00200000) != 0; }           // PF_KTHREAD
+  bool is_exiting() const { return (flags & 0x00000004) != 0 || is_zombie(); }  // PF_EXITING
   bool is_zombie() const { return state == 'Z' || state == 'X'; }
 };
 

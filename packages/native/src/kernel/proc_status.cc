@@ -128,6 +128,12 @@ bool parse_line(std::string_view key, std::string_view raw, ProcStatus& status, 
   if (key == "Seccomp") {
     return parse_number(value, status.seccomp_mode);
   }
+  if (key == "SigPnd") {
+    return parse_hex(value, status.pending);
+  }
+  if (key == "ShdPnd") {
+    return parse_hex(value, status.process_pending);
+  }
   if (key == "CapEff") {
     return parse_hex(value, status.cap_eff);
   }

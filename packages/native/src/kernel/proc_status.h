@@ -1,6 +1,7 @@
 // /proc/PID/status, of a process or of a thread.
 #pragma once
 
+#include <signal.h>
 #include <sys/types.h>
 
 #include <cstdint>
@@ -35,11 +36,16 @@ struct ProcStatus {
   unsigned threads = 0;
   int seccomp_mode = 0;  // 0 off, 1 strict, 2 filter
   uint64_t cap_eff = 0;
+  // Signals that wait, number n as bit n - 1: for this task, and for the process.
+  uint64_t pending = 0;
+  uint64_t process_pending = 0;
   // How often the task gave up the processor by itself.
   uint64_t voluntary_switches = 0;
   // From the `Kthread:` line (Linux 6.6); without it ask ProcStat::is_kernel_thread.
   std::optional<bool> kernel_thread;
 
+  bool is_killed() const { return (pending >> (SIGKILL - 1) & 1) != 0; }
+  bool is_process_killed() const { return (process_pending >> (SIGKILL - 1) & 1) != 0; }
   bool is_zombie() const { return state == 'Z' || state == 'X'; }
   bool has_capability(unsigned number) const { return (cap_eff >> number & 1) != 0; }
 };

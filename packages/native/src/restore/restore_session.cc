@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <linux/magic.h>
-#include <poll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -14,12 +13,12 @@
 #include <climits>
 #include <cstring>
 
+#include "base/page_ranges.h"
 #include "kernel/proc_file.h"
 #include "kernel/proc_stat.h"
 #include "kernel/proc_task.h"
 #include "kernel/syscalls.h"
 #include "kernel/target_facts.h"
-#include "target/claim.h"
 #include "target/code_search.h"
 #include "target/thread_remote.h"
 
@@ -39,7 +38,6 @@ namespace {
 
 using Kind = RestoreCall::Kind;
 
-constexpr int kDyingMs = 200;
 constexpr std::chrono::milliseconds kAttachLimit{500};
 constexpr std::chrono::milliseconds kDetachLimit{1000};
 constexpr size_t kMostNamed = 3;
@@ -48,30 +46,12 @@ constexpr size_t kBlockBytes = size_t{1} << 20;
 constexpr uint64_t kArgumentOffset = 4096;
 constexpr int kStartBreakField = 47;  // proc_pid_stat(5)
 
-[[noreturn]] void throw_gone(pid_t pid) {
-  throw Error("NO_SUCH_PROCESS", pid, "", 0, "there is no such process");
-}
-
 Error incomplete(const Error& error) {
   if (error.is("RESTORE_INCOMPLETE") || error.is("TARGET_EXITED")) {
     return error;
   }
   return Error("RESTORE_INCOMPLETE", error.pid(), error.call().c_str(), error.err(),
                "its memory is half restored: " + error.detail());
-}
-
-std::vector<PageRange> joined(std::vector<PageRange> ranges) {
-  std::sort(ranges.begin(), ranges.end(),
-            [](const PageRange& a, const PageRange& b) { return a.start < b.start; });
-  std::vector<PageRange> result;
-  for (const PageRange& range : ranges) {
-    if (!result.empty() && range.start <= result.back().end) {
-      result.back().end = std::max(result.back().end, range.end);
-    } else {
-      result.push_back(range);
-    }
-  }
-  return result;
 }
 
 bool is_private(const WantedVma& vma) {
@@ -124,27 +104,18 @@ MappedFile file_of(const struct stat& status) {
 
 }  // namespace
 
-RestoreSession::RestoreSession(RestoreOptions options) : options_(std::move(options)) {
+RestoreSession::RestoreSession(RestoreOptions options)
+    : options_(std::move(options)), target_(options_.pid, options_.start_time_ticks) {
   require_dumpable(options_.pid);
   std::vector<PageRange> kept = options_.stored;
   kept.insert(kept.end(), options_.left_out.begin(), options_.left_out.end());
-  kept_ = joined(std::move(kept));
+  kept_ = normalised(std::move(kept));
 }
 
 RestoreSession::~RestoreSession() = default;
 
-bool RestoreSession::has_ended(int patience_ms) const {
-  if (pidfd_) {
-    pollfd ended{pidfd_.get(), POLLIN, 0};
-    return poll(&ended, 1, patience_ms) == 1;
-  }
-  const auto stat = read_stat(options_.pid);
-  return !stat || stat->start_time_ticks != options_.start_time_ticks;
-}
-
 Error RestoreSession::explain(const Error& error) const {
-  // What is being killed refuses calls before it has ended.
-  return has_ended(kDyingMs)
+  return target_.is_found_ended()
              ? Error("TARGET_EXITED", options_.pid, "", 0, "it ended while it was restored")
              : error;
 }
@@ -163,13 +134,7 @@ std::vector<Mapping> RestoreSession::maps() const {
 // ---- attaching
 
 void RestoreSession::attach() {
-  ScopedFd fd(static_cast<int>(sys::call(SYS_pidfd_open, options_.pid, 0)));
-  const auto stat = read_stat(options_.pid);
-  if (!fd || !stat || stat->start_time_ticks != options_.start_time_ticks) {
-    throw_gone(options_.pid);
-  }
-  pidfd_ = std::move(fd);
-  claim_ = claim_target(options_.pid);
+  target_.claim();
   memory_ = std::make_unique<TargetMemory>(options_.pid);
   scan_ = PageScan::open(options_.pid);
   tracer_ = std::make_unique<TracerTask>();
@@ -185,15 +150,7 @@ void RestoreSession::attach() {
 void RestoreSession::start_helper() {
   const auto present = read_maps(options_.pid);
   gadgets_ = find_gadgets(*memory_, present);
-  if (!gadgets_.complete()) {
-    throw Error("INJECTION", options_.pid, "", 0,
-                "its code lacks the instructions that an injected call needs");
-  }
-  auto thread =
-      std::make_unique<RemoteThread>(*memory_, gadgets_, present, Clock::now() + kAttachLimit);
-  if (has_ended()) {
-    throw Error("TARGET_EXITED", options_.pid, "", 0, "its pid belongs to another process now");
-  }
+  auto thread = target_.stop_thread(*memory_, gadgets_, present, Clock::now() + kAttachLimit);
   remains_ = remove_remains(thread.get(), find_remains(*memory_, present));
   // The scratch must not stand where something is to be mapped.
   std::vector<PageRange> taken;
@@ -204,7 +161,7 @@ void RestoreSession::start_helper() {
     taken.push_back({vma.mapping.start, vma.mapping.end});
   }
   std::vector<Mapping> both;
-  for (const PageRange& range : joined(std::move(taken))) {
+  for (const PageRange& range : normalised(std::move(taken))) {
     Mapping mapping;
     mapping.start = range.start;
     mapping.end = range.end;
@@ -526,7 +483,7 @@ void RestoreSession::stop_all() {
   wait_until_stoppable(options_.pid, patience());
   freeze_ = std::make_unique<Freeze>(options_.pid, tracer_->pid(), patience());
   result_.freezing_us = freeze_->freezing_us();
-  if (has_ended()) {
+  if (target_.has_ended()) {
     throw Error("TARGET_EXITED", options_.pid, "", 0, "it ended before it was frozen");
   }
   const auto present = read_maps(options_.pid);
@@ -623,8 +580,14 @@ ScopedFd RestoreSession::open_mapped(const WantedVma& vma, int flags) const {
 
 bool RestoreSession::holds(RemotePtr address, std::span<const uint8_t> bytes) {
   std::vector<uint8_t> now(bytes.size());
-  return memory_->read(address, now.data(), now.size()) &&
-         std::equal(now.begin(), now.end(), bytes.begin());
+  if (!memory_->read(address, now.data(), now.size())) {
+    // Not a difference, if it has no memory any more.
+    if (target_.is_found_ended()) {
+      throw Error("TARGET_EXITED", options_.pid, "", 0, "it ended while it was restored");
+    }
+    return false;
+  }
+  return std::equal(now.begin(), now.end(), bytes.begin());
 }
 
 // ---- mappings
@@ -888,7 +851,7 @@ void RestoreSession::clear_object(const WantedVma& vma) {
     scan_->scan(whole, PageFilter::kPresent, add);
   }
   const std::vector<uint8_t> zeros(kBlockBytes);
-  for (const PageRange& range : joined(std::move(used))) {
+  for (const PageRange& range : normalised(std::move(used))) {
     for (const PageRange& part : without(range, kept_)) {
       for (uint64_t at = part.start; at < part.end; at += zeros.size()) {
         const uint64_t end = std::min<uint64_t>(part.end, at + zeros.size());
@@ -1008,21 +971,21 @@ std::vector<std::string> RestoreSession::detach() {
     abandon();
   }
   try {
-    if (!remains_.empty() && !has_ended()) {
+    if (!remains_.empty() && !target_.has_ended()) {
       tracer_ = std::make_unique<TracerTask>();
       tracer_->run([&] {
         const TargetMemory memory(options_.pid);
         const auto present = read_maps(options_.pid);
-        RemoteThread thread(memory, find_gadgets(memory, present), present,
-                            Clock::now() + kDetachLimit);
-        remains_ = remove_remains(&thread, std::move(remains_));
+        const auto thread = target_.stop_thread(memory, find_gadgets(memory, present), present,
+                                                Clock::now() + kDetachLimit);
+        remains_ = remove_remains(thread.get(), std::move(remains_));
       });
     }
   } catch (const Error& error) {
     warnings.push_back(error.what());
   }
   // A process that is gone has nothing left in it.
-  if (has_ended()) {
+  if (target_.has_ended()) {
     return {};
   }
   if (!remains_.empty()) {

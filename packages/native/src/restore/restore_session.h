@@ -27,6 +27,7 @@
 #include "restore/restore_plan.h"
 #include "target/freeze.h"
 #include "target/helper_remote.h"
+#include "target/target_handle.h"
 #include "target/target_memory.h"
 #include "target/tracer_task.h"
 
@@ -80,7 +81,7 @@ class RestoreSession {
   // Worker. Throws the same, CANCELLED, FREEZE_TIMEOUT; then the process runs. Returns the parts of
   // the memory that cannot be written: what is stored of them must hold() before apply().
   std::vector<PageRange> freeze();
-  // Worker. The process has these bytes at `address`.
+  // Worker. The process has these bytes at `address`. Throws TARGET_EXITED.
   bool holds(RemotePtr address, std::span<const uint8_t> bytes);
   // Worker. Throws RESTORE_INCOMPLETE; any other error means that all was put back.
   void apply();
@@ -96,7 +97,6 @@ class RestoreSession {
   void raise_limits();
   void stop_all();
   void abandon();
-  bool has_ended(int patience_ms = 0) const;
   std::vector<Mapping> maps() const;
   std::vector<PresentVma> present_vmas();
   HeapBounds heap_bounds();
@@ -130,8 +130,7 @@ class RestoreSession {
 
   RestoreOptions options_;
   std::atomic<bool> cancelled_{false};
-  ScopedFd pidfd_;
-  ScopedFd claim_;
+  TargetHandle target_;
   std::unique_ptr<TracerTask> tracer_;
   std::unique_ptr<TargetMemory> memory_;
   std::unique_ptr<PageScan> scan_;

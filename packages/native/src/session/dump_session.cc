@@ -2,7 +2,6 @@
 
 #include <elf.h>
 #include <fcntl.h>
-#include <poll.h>
 
 #include <algorithm>
 #include <bit>
@@ -17,7 +16,6 @@
 #include "kernel/proc_task.h"
 #include "kernel/syscalls.h"
 #include "kernel/target_facts.h"
-#include "target/claim.h"
 #include "target/code_search.h"
 #include "target/thread_remote.h"
 
@@ -51,6 +49,7 @@ DumpSession::DumpSession(const SessionOptions& options) : options_(options), fil
   }
   identity_.name = stat->comm;
   identity_.start_time_ticks = stat->start_time_ticks;
+  target_ = TargetHandle(pid, stat->start_time_ticks);
   identity_.namespace_pid = status->ns_pids.back();
   identity_.command_line = command_line(pid).value_or(std::vector<std::string>{});
   identity_.executable = executable(pid).value_or("");
@@ -61,7 +60,7 @@ DumpSession::DumpSession(const SessionOptions& options) : options_(options), fil
   LaneOptions lane;
   lane.pid = pid;
   lane.mode = options_.capture;
-  lane.ended = [this] { return has_ended(); };
+  lane.target = &target_;
   lane.slot_bytes = std::max(kPageBytes, std::bit_floor(std::min(kMostSlotBytes, lane_budget)));
   lane.slots = std::max<size_t>(1, lane_budget / lane.slot_bytes);
   const size_t read_slots = kMostReadBytes / options_.lanes / lane.slot_bytes;
@@ -90,7 +89,8 @@ uint64_t DumpSession::pages_captured() const {
 
 std::vector<uint8_t> DumpSession::program_stamp() const {
   const auto auxv = read_proc_file(options_.pid, "auxv");
-  if (!auxv) {
+  // Empty without memory.
+  if (!auxv || auxv->empty()) {
     throw_gone(options_.pid);
   }
   std::vector<uint8_t> stamp(auxv->begin(), auxv->end());
@@ -109,25 +109,13 @@ std::vector<uint8_t> DumpSession::program_stamp() const {
   return stamp;
 }
 
-// By the pidfd where there is one: it tells the end of a process from that of its first thread,
-// which is a zombie for moments when another thread calls execve.
-bool DumpSession::has_ended() const {
-  if (pidfd_) {
-    pollfd ended{pidfd_.get(), POLLIN, 0};
-    return poll(&ended, 1, 0) == 1;
-  }
-  const auto stat = read_stat(options_.pid);
-  return !stat || stat->start_time_ticks != identity_.start_time_ticks ||
-         (stat->is_zombie() && stat->num_threads <= 1);
-}
-
 // In the middle of an execve a process has no memory for moments.
 std::vector<uint8_t> DumpSession::settled_stamp() const {
   for (int look = 1;; ++look) {
     try {
       return program_stamp();
     } catch (const Error&) {
-      if (look == kMostLooks || has_ended()) {
+      if (look == kMostLooks || target_.has_ended()) {
         throw;
       }
     }
@@ -136,7 +124,7 @@ std::vector<uint8_t> DumpSession::settled_stamp() const {
 }
 
 void DumpSession::require_same_program() const {
-  if (has_ended()) {
+  if (target_.has_ended()) {
     throw Error("TARGET_EXITED", options_.pid, "", 0, "it ended while it was dumped");
   }
   if (program_stamp() != stamp_) {
@@ -155,7 +143,7 @@ Error DumpSession::explain(const Error& error) const {
   const pid_t pid = options_.pid;
   // While it ends or executes another program, it has no memory that could be looked at.
   for (int look = 0; look < kMostLooks; ++look) {
-    if (has_ended()) {
+    if (target_.is_found_ended()) {
       return Error("TARGET_EXITED", pid, "", 0, "it ended while it was dumped");
     }
     try {
@@ -169,13 +157,7 @@ Error DumpSession::explain(const Error& error) const {
 }
 
 void DumpSession::control_attach() {
-  ScopedFd fd(static_cast<int>(sys::call(SYS_pidfd_open, options_.pid, 0)));
-  const auto stat = read_stat(options_.pid);
-  if (!fd || !stat || stat->start_time_ticks != identity_.start_time_ticks) {
-    throw_gone(options_.pid);
-  }
-  pidfd_ = std::move(fd);
-  claim_ = claim_target(options_.pid);
+  target_.claim();
   tracer_ = std::make_unique<TracerTask>();
 }
 
@@ -214,16 +196,14 @@ std::vector<std::string> DumpSession::control_detach() {
       tracer_->run([&] {
         const TargetMemory memory(options_.pid);
         const auto maps = read_maps(options_.pid);
-        RemoteThread thread(memory, find_gadgets(memory, maps), maps, Clock::now() + kDetachLimit);
-        if (has_ended()) {
-          throw Error("TARGET_EXITED", options_.pid, "", 0, "its pid belongs to another process");
-        }
-        remains = remove_remains(&thread, std::move(remains));
+        const auto thread = target_.stop_thread(memory, find_gadgets(memory, maps), maps,
+                                                Clock::now() + kDetachLimit);
+        remains = remove_remains(thread.get(), std::move(remains));
       });
     }
   } catch (const Error& error) {
     // A target that is gone has nothing left in it.
-    if (has_ended()) {
+    if (target_.has_ended()) {
       remains.clear();
     } else {
       warnings.push_back(error.what());

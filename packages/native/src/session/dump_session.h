@@ -25,6 +25,7 @@
 #include "session/lane.h"
 #include "session/page_table.h"
 #include "target/freeze.h"
+#include "target/target_handle.h"
 #include "target/tracer_task.h"
 #include "track/tracker.h"
 
@@ -192,7 +193,6 @@ class DumpSession {
   void capture_frozen(Round* round, const PageRanges& owed, After after);
   void require_same_program() const;
   PageRanges pages_in_parent(const Round& round) const;
-  bool has_ended() const;
   std::vector<uint64_t> scratches() const;
   // What tells this program from one that took its place by execve(2).
   std::vector<uint8_t> program_stamp() const;
@@ -201,8 +201,8 @@ class DumpSession {
   SessionOptions options_;
   TargetIdentity identity_;
   std::vector<uint8_t> stamp_;
-  ScopedFd pidfd_;
-  ScopedFd claim_;
+  TargetHandle target_{0, 0};
+  const ScopedFd& pidfd_ = target_.pidfd();
   MappedFiles files_;
   std::vector<VmFlags> vm_flags_;
   std::unique_ptr<TracerTask> tracer_;

@@ -56,15 +56,7 @@ LaneAttached Lane::attach() {
 void Lane::start_helper(LaneAttached* attached) {
   const auto maps = read_maps(options_.pid);
   const auto gadgets = find_gadgets(*memory_, maps);
-  if (!gadgets.complete()) {
-    throw Error("INJECTION", options_.pid, "", 0,
-                "its code lacks the instructions that an injected call needs");
-  }
-  auto thread =
-      std::make_unique<RemoteThread>(*memory_, gadgets, maps, Clock::now() + kAttachLimit);
-  if (options_.ended()) {
-    throw Error("TARGET_EXITED", options_.pid, "", 0, "its pid belongs to another process now");
-  }
+  auto thread = options_.target->stop_thread(*memory_, gadgets, maps, Clock::now() + kAttachLimit);
   if (options_.index == 0) {
     const auto left = remove_remains(thread.get(), find_remains(*memory_, maps));
     remains_.insert(remains_.end(), left.begin(), left.end());

@@ -5,7 +5,6 @@
 #include <sys/types.h>
 
 #include <atomic>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -20,6 +19,7 @@
 #include "pipe/slot.h"
 #include "session/exchange.h"
 #include "target/helper_remote.h"
+#include "target/target_handle.h"
 #include "target/target_memory.h"
 #include "target/tracer_task.h"
 #include "track/tracker.h"
@@ -40,8 +40,7 @@ struct LaneOptions {
   // Start a helper in any case: it is needed for the tracker.
   bool wants_helper = false;
   uint64_t slot_bytes = 0;
-  // The process that was opened is gone, so that its pid may be another's.
-  std::function<bool()> ended = [] { return false; };
+  const TargetHandle* target = nullptr;
 };
 
 struct LaneAttached {
