@@ -202,7 +202,6 @@ class DumpSession {
   TargetIdentity identity_;
   std::vector<uint8_t> stamp_;
   TargetHandle target_{0, 0};
-  const ScopedFd& pidfd_ = target_.pidfd();
   MappedFiles files_;
   std::vector<VmFlags> vm_flags_;
   std::unique_ptr<TracerTask> tracer_;

@@ -370,7 +370,7 @@ double DumpSession::control_release(Release how) {
     if (how != Release::kResume) {
       const int signal = how == Release::kKill ? SIGKILL : SIGSTOP;
       // By the pidfd where there is one: the pid may be another's by now.
-      sys::call(SYS_pidfd_send_signal, pidfd_.get(), signal, nullptr, 0);
+      sys::call(SYS_pidfd_send_signal, target_.pidfd().get(), signal, nullptr, 0);
     }
     freeze_->thaw();
     const double frozen_us = freeze_->frozen_us();
