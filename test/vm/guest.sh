@@ -27,15 +27,14 @@ ulimit -c 0
 port=$(busybox grep -lx output /sys/class/virtio-ports/*/name)
 port=/dev/$(basename "$(dirname "$port")")
 mkfifo /run/output
-cat /run/output >"$port" &
-printer=$!
+(cat /run/output >"$port"; : >/run/printed) &
 # A session of its own: this process is in none.
 setsid sh $share/command </dev/null >/run/output 2>&1 &
 wait $!
 echo $? >$share/status.part
 # What the command left behind may hold the output open.
 tries=0
-while kill -0 $printer 2>/dev/null && [ $tries -lt 30 ]; do
+while [ ! -e /run/printed ] && [ $tries -lt 30 ]; do
   tries=$((tries + 1))
   sleep 0.1
 done

@@ -18,6 +18,8 @@ const BUILD = fileURLToPath(new URL('build/', import.meta.url));
 const GUEST = fileURLToPath(new URL('guest.sh', import.meta.url));
 const KERNEL = join(BUILD, 'kernel');
 const INITRAMFS = join(BUILD, 'initramfs');
+/** What the last machine that ended showed on its console. */
+const CONSOLE = join(BUILD, 'console.log');
 /** How much longer than elsewhere things take in it. */
 const TIME_SCALE = '10';
 const TAIL_LINES = 60;
@@ -59,6 +61,7 @@ export async function runInVm(options) {
   try {
     writeShare(share, options);
     const { output, late } = await boot(share, options);
+    copyFileSync(join(share, 'console.log'), CONSOLE);
     const read = (name) => {
       const path = join(share, name);
       return existsSync(path) ? readFileSync(path, 'utf8') : undefined;
@@ -133,7 +136,8 @@ function boot(share, options) {
   return new Promise((resolve, reject) => {
     const args = ['--pdeathsig', 'KILL', 'qemu-system-x86_64', ...qemuArgs(share, options)];
     // Away from the terminal's process group; the death of this process ends it.
-    const vm = spawn('setpriv', args, { stdio: ['ignore', 'pipe', 'inherit'], detached: true });
+    // The end of its standard input would close its output, too.
+    const vm = spawn('setpriv', args, { stdio: ['pipe', 'pipe', 'inherit'], detached: true });
     const chunks = [];
     let late;
     const timer = setTimeout(() => {
