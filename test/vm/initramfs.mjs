@@ -1,5 +1,13 @@
 /** The first files of the virtual machine: a shell and what mounts the file system of the host. */
-import { chmodSync, copyFileSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  copyFileSync,
+  mkdirSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { run } from './packages.mjs';
@@ -21,7 +29,10 @@ export function buildInitramfs(kernel, file) {
   chmodSync(join(root, 'init'), 0o755);
   const modules = neededModules(kernel, release);
   for (const path of modules) copyFileSync(path, join(root, 'modules', basename(path)));
-  writeFileSync(join(root, 'modules/order'), `${modules.map((path) => basename(path)).join('\n')}\n`);
+  writeFileSync(
+    join(root, 'modules/order'),
+    `${modules.map((path) => basename(path)).join('\n')}\n`,
+  );
   run('sh', ['-c', 'find . | busybox cpio -o -H newc >"$1"', 'sh', `${file}.part`], { cwd: root });
   renameSync(`${file}.part`, file);
   rmSync(root, { recursive: true });

@@ -25,16 +25,22 @@ export function run(command, args, options = {}) {
 }
 
 function isInstalled(name) {
-  const args = ['--show', '--showformat=${db:Status-Status}', name];
-  return spawnSync('dpkg-query', args, { encoding: 'utf8' }).stdout === 'installed';
+  const { stdout } = spawnSync('dpkg', ['-s', name], { encoding: 'utf8' });
+  return /^Status: .* installed$/m.test(stdout);
 }
 
 export function checkHost() {
   if (process.getuid?.() !== 0) {
-    throw new VmError('ERR_VM_SETUP', 'The virtual machine needs root: it shows all files to its own root.');
+    throw new VmError(
+      'ERR_VM_SETUP',
+      'The virtual machine needs root: it shows all files to its own root.',
+    );
   }
   if (spawnSync('apt-get', ['--version']).error || spawnSync('dpkg', ['--version']).error) {
-    throw new VmError('ERR_VM_SETUP', 'The virtual machine is made of packages of Debian 12: no apt-get or dpkg here.');
+    throw new VmError(
+      'ERR_VM_SETUP',
+      'The virtual machine is made of packages of Debian 12: no apt-get or dpkg here.',
+    );
   }
 }
 
@@ -70,7 +76,10 @@ function kernelPackage() {
     run('apt-cache', ['depends', 'linux-image-amd64']),
   )?.[1];
   if (name === undefined) {
-    throw new VmError('ERR_VM_SETUP', 'linux-image-amd64 depends on no kernel 6.1: needs Debian 12.');
+    throw new VmError(
+      'ERR_VM_SETUP',
+      'linux-image-amd64 depends on no kernel 6.1: needs Debian 12.',
+    );
   }
   return name;
 }
@@ -83,7 +92,9 @@ export function unpackKernel(dir) {
   mkdirSync(part, { recursive: true });
   // Not `_apt`, which may not write here.
   const download = () =>
-    run('apt-get', ['download', '-qq', '-o', 'APT::Sandbox::User=root', kernelPackage()], { cwd: part });
+    run('apt-get', ['download', '-qq', '-o', 'APT::Sandbox::User=root', kernelPackage()], {
+      cwd: part,
+    });
   withNewListsIfNeeded(download);
   const [file = ''] = readdirSync(part);
   run('dpkg', ['-x', file, '.'], { cwd: part });
