@@ -36,8 +36,7 @@ function softDirtyPages(pid: number): number {
 }
 
 it('the kernel keeps soft-dirty bits', async () => {
-  await using dir = new TempDir();
-  await using target = await startTarget('mappings', [dir.path]);
+  await using target = await startTarget('writer', ['8', '1']);
   await whileStopped(target.pid, async () => {
     expect(softDirtyPages(target.pid)).toBeGreaterThan(0);
     writeFileSync(`/proc/${target.pid}/clear_refs`, '4');
