@@ -101,6 +101,30 @@ describe('openImage() of a directory of CRIU', () => {
     expect((await readPages(flat, 0, 4)).equals(expected)).toBe(true);
   });
 
+  test('reads what is shared now and was private in the parent', async () => {
+    const dir = await temporaryDir();
+    await writeFiles(join(dir, 'old'), {
+      'pagemap-9.img': pagemap(1, [entry(at(0), 6)]),
+      'pages-1.img': pagesOf(0, 1, 2, 3, 4, 5),
+      'pagemap-shmem-55.img': pagemap(2, [entry(0n, 2)]),
+      'pages-2.img': pagesOf(6, 7),
+    });
+    const files = {
+      'pagemap-9.img': pagemap(1, [entry(at(0), 2, PARENT), entry(at(4), 2, PARENT)]),
+      'pages-1.img': pagesOf(),
+      'pagemap-shmem-55.img': pagemap(2, [entry(0n, 1, PARENT), entry(BigInt(PAGE), 1)]),
+      'pages-2.img': pagesOf(3),
+      'mm-9.img': mm([
+        { start: at(0), pages: 2, status: ANON },
+        { start: at(2), pages: 2, status: ANON_SHARED, shared: true, id: 55 },
+        { start: at(4), pages: 2, status: ANON },
+      ]),
+    };
+    await writeFiles(join(dir, 'new'), files, '../old');
+    const expected = pagesOf(0, 1, 6, 3, 4, 5);
+    expect((await readPages(join(dir, 'new'), 0, 6)).equals(expected)).toBe(true);
+  });
+
   test('knows mappings, shared memory and what is left out', async () => {
     const dir = await writeFiles(await temporaryDir(), {
       'pagemap-9.img': pagemap(1, [entry(at(0), 1), entry(at(1), 1, LAZY), entry(at(20), 1)]),
