@@ -259,6 +259,43 @@ test('writeCriuDirectory() repeats what the parent covers', async () => {
   ]);
 });
 
+test('any parent and any pages come together as they do page by page', async () => {
+  const pages = 16;
+  const base = Number(SMALL_START) / PAGE;
+  const flags = fc.array(fc.boolean(), { minLength: pages, maxLength: pages });
+  await fc.assert(
+    fc.asyncProperty(flags, flags, async (stored, covered) => {
+      const dir = await temporaryDir();
+      const records = stored.flatMap((is, page) =>
+        is ? [{ address: at(page), pages: 1, shard: 0, offset: page * PAGE }] : [],
+      );
+      const vmas = [vmaOf(at(0), 5), vmaOf(at(5), pages - 5)];
+      const process = processOf({ vmas, pageTable: pageTableOf(records) });
+      await writeTestImage({ dir, shards: [pattern(pages * PAGE, 3)], processes: [process] });
+      await using image = await open(dir);
+      const spans = covered.flatMap((is, page) =>
+        is ? [{ start: base + page, end: base + page + 1 }] : [],
+      );
+      const out = await writeFiles(join(dir, 'out'), {});
+      const coverage = new Map([[NPID, spans]]);
+      const parent = { link: '../1', coverage };
+      await writeCriuDirectory({ dir: out, image, parent, uptimeMicroseconds: 1n });
+      const entries = await entriesOf(join(out, `pagemap-${NPID}.img`));
+      const found = new Array<number>(pages).fill(0);
+      let last = { page: 0, pages: 0, flags: 0 };
+      for (const next of entries) {
+        expect(next.page).toBeGreaterThanOrEqual(last.page + last.pages);
+        // What could be one entry is one.
+        if (next.page === last.page + last.pages) expect(next.flags).not.toBe(last.flags);
+        found.fill(next.flags, next.page, next.page + next.pages);
+        last = next;
+      }
+      expect(found).toEqual(stored.map((is, i) => (is ? PRESENT : covered[i] ? PARENT : 0)));
+    }),
+    { numRuns: 60 },
+  );
+});
+
 describe('checkCriuParent() refuses', () => {
   const files = {
     'inventory.img': inventory(20_000n),
