@@ -4,7 +4,11 @@ import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync }
 import { join } from 'node:path';
 import { VmError } from './error.mjs';
 
-const PROGRAMS = ['qemu-system-x86', 'busybox-static', 'kmod', 'criu'];
+const PROGRAMS = [
+  ...['qemu-system-x86', 'busybox-static', 'kmod', 'e2fsprogs'],
+  // Of which crit needs the second.
+  ...['criu', 'python3-protobuf'],
+];
 const POLICY = '/usr/sbin/policy-rc.d';
 
 /** Runs a command and returns its output; throws with all it said. */
