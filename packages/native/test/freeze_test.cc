@@ -154,23 +154,23 @@ TEST(freeze_is_ended_by_the_dumpers_death) {
   const Child child([&] {
     start_threads(8, [&counters](int i) { count_forever(&*counters, static_cast<size_t>(i)); });
   });
-  Shared<std::atomic<int>> is_frozen;
+  Shared<std::atomic<pid_t>> tracer;
   Child dumper([] {},
                [&]() -> int {
                  TracerTask task;
                  frozen(child.pid(), task, [&](Freeze&) {
-                   *is_frozen = 1;
+                   *tracer = task.pid();
                    for (;;) {
                      ::pause();
                    }
                  });
                  return 1;
                });
-  wait_until("it is frozen", [&] { return is_frozen->load() == 1; });
+  wait_until("it is frozen", [&] { return tracer->load() != 0; });
   check_all_stand_still(child.pid(), *counters);
   ::kill(dumper.pid(), SIGKILL);
   dumper.finish();
-  CHECK(::waitpid(-1, nullptr, __WALL) > 0);  // its tracer task
+  reap_orphan(*tracer);
   const uint64_t before = sum(*counters);
   wait_until("they run again", [&] {
     return sum(*counters) > before && status_line(child.pid(), "TracerPid") == "0";

@@ -67,6 +67,7 @@ class OtherDumper {
       : child_([] {},
                [this, target] {
                  Rig rig(target);
+                 *tracer_ = rig.task.pid();
                  rig.task.run([&] {
                    const auto helper = rig.start_helper();
                    *helper_ = helper->pid();
@@ -82,11 +83,12 @@ class OtherDumper {
   void kill() {
     ::kill(child_.pid(), SIGKILL);
     child_.finish();
-    ::waitpid(-1, nullptr, __WALL);  // its tracer task
+    reap_orphan(*tracer_);
   }
 
  private:
   Shared<std::atomic<pid_t>> helper_;
+  Shared<std::atomic<pid_t>> tracer_;
   Child child_;
 };
 

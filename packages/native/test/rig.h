@@ -19,6 +19,7 @@
 #include "target/target_memory.h"
 #include "target/thread_remote.h"
 #include "target/tracer_task.h"
+#include "tools.h"
 
 namespace sluice::test {
 
@@ -75,6 +76,7 @@ class DyingDumper {
                  times_ = times;
                  steps::g_hook = &DyingDumper::on_step;
                  Rig rig(target);
+                 *tracer_ = rig.task.pid();
                  rig.task.run([&] { work(rig); });
                  return 1;
                }) {}
@@ -86,7 +88,7 @@ class DyingDumper {
       throw Failure{__FILE__, __LINE__,
                     "the dumper did not come to the step, but to " + std::to_string(result)};
     }
-    ::waitpid(-1, nullptr, __WALL);
+    reap_orphan(*tracer_);
   }
 
  private:
@@ -102,6 +104,7 @@ class DyingDumper {
   static inline pid_t dumper_;
   static inline steps::Step step_;
   static inline int times_;
+  Shared<std::atomic<pid_t>> tracer_;
   Child child_;
 };
 

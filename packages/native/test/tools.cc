@@ -154,4 +154,6 @@ AdoptsOrphans::~AdoptsOrphans() {
   }
 }
 
+void reap_orphan(pid_t pid) { CHECK_EQ(::waitpid(pid, nullptr, __WALL), pid); }
+
 }  // namespace sluice::test

@@ -111,5 +111,7 @@ class AdoptsOrphans {
   AdoptsOrphans(const AdoptsOrphans&) = delete;
   AdoptsOrphans& operator=(const AdoptsOrphans&) = delete;
 };
+// Waits for the end of one of them; no other child is reaped that may end at the same time.
+void reap_orphan(pid_t pid);
 
 }  // namespace sluice::test
