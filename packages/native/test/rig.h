@@ -4,9 +4,7 @@
 #include <signal.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <chrono>
-#include <initializer_list>
 #include <memory>
 #include <string>
 #include <vector>
@@ -22,6 +20,8 @@
 #include "tools.h"
 
 namespace sluice::test {
+
+using arch::make_call;
 
 // Far beyond what anything here takes: a limit that is hit is a failure.
 inline Deadline far_off() { return Clock::now() + std::chrono::minutes(1); }
@@ -55,13 +55,6 @@ struct Rig {
   std::vector<Mapping> maps;
   arch::Gadgets gadgets;
 };
-
-inline arch::Call make_call(long number, std::initializer_list<uint64_t> args = {}) {
-  arch::Call call;
-  call.number = number;
-  std::copy(args.begin(), args.end(), call.args);
-  return call;
-}
 
 // A dumper process that dies by SIGKILL when it comes to `step` for the `times`th time. It stands
 // at that step until it is dead, and then its tracer task is too. `work(rig)` runs in that task.

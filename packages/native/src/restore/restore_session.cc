@@ -186,10 +186,7 @@ void RestoreSession::raise_limits() {
 }
 
 int64_t RestoreSession::remote(long number, std::initializer_list<uint64_t> args) {
-  arch::Call call;
-  call.number = number;
-  std::copy(args.begin(), args.end(), call.args);
-  return helper_->call(call);
+  return helper_->call(arch::make_call(number, args));
 }
 
 // ---- checking
