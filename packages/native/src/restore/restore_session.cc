@@ -20,7 +20,7 @@
 #include "kernel/syscalls.h"
 #include "kernel/target_facts.h"
 #include "target/code_search.h"
-#include "target/thread_remote.h"
+#include "target/detach_remote.h"
 
 #ifndef MADV_DONTNEED_LOCKED
 #define MADV_DONTNEED_LOCKED 24
@@ -39,7 +39,6 @@ namespace {
 using Kind = RestoreCall::Kind;
 
 constexpr std::chrono::milliseconds kAttachLimit{500};
-constexpr std::chrono::milliseconds kDetachLimit{1000};
 constexpr size_t kMostNamed = 3;
 constexpr size_t kBlockBytes = size_t{1} << 20;
 // In the helper's scratch, for arguments.
@@ -963,34 +962,10 @@ void RestoreSession::thaw() {
 }
 
 std::vector<std::string> RestoreSession::detach() {
-  std::vector<std::string> warnings;
   if (tracer_) {
     abandon();
   }
-  try {
-    if (!remains_.empty() && !target_.has_ended()) {
-      tracer_ = std::make_unique<TracerTask>();
-      tracer_->run([&] {
-        const TargetMemory memory(options_.pid);
-        const auto present = read_maps(options_.pid);
-        const auto thread = target_.stop_thread(memory, find_gadgets(memory, present), present,
-                                                Clock::now() + kDetachLimit);
-        remains_ = remove_remains(thread.get(), std::move(remains_));
-      });
-    }
-  } catch (const Error& error) {
-    warnings.push_back(error.what());
-  }
-  // A process that is gone has nothing left in it.
-  if (target_.has_ended()) {
-    return {};
-  }
-  if (!remains_.empty()) {
-    warnings.push_back("left in process " + std::to_string(options_.pid) +
-                       ": what a helper needed; the next dump of it removes that");
-  }
-  tracer_.reset();
-  return warnings;
+  return remove_last_remains(target_, std::move(remains_));
 }
 
 }  // namespace sluice
