@@ -43,7 +43,6 @@ constexpr size_t kMostNamed = 3;
 constexpr size_t kBlockBytes = size_t{1} << 20;
 // In the helper's scratch, for arguments.
 constexpr uint64_t kArgumentOffset = 4096;
-constexpr int kStartBreakField = 47;  // proc_pid_stat(5)
 
 Error incomplete(const Error& error) {
   if (error.is("RESTORE_INCOMPLETE") || error.is("TARGET_EXITED")) {
@@ -68,37 +67,6 @@ PageRange in_file(const WantedVma& vma) {
   const uint64_t bytes = pages_end > vma.mapping.offset ? pages_end - vma.mapping.offset : 0;
   return {vma.mapping.start,
           vma.mapping.start + std::min(bytes, vma.mapping.end - vma.mapping.start)};
-}
-
-std::string differing(const MappedFile& was, const MappedFile& is, bool times) {
-  std::string text;
-  const auto compare = [&](const char* what, auto then, auto now) {
-    if (then != now) {
-      text += (text.empty() ? "" : "; ") + std::string(what) + " " + std::to_string(then) +
-              ", now " + std::to_string(now);
-    }
-  };
-  compare("device", was.device, is.device);
-  compare("inode", was.inode, is.inode);
-  compare("size", was.bytes, is.bytes);
-  if (times) {
-    compare("modification time", was.modified_ns, is.modified_ns);
-    compare("change time", was.changed_ns, is.changed_ns);
-  }
-  return text;
-}
-
-MappedFile file_of(const struct stat& status) {
-  const auto nanoseconds = [](const timespec& time) {
-    return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
-  };
-  MappedFile file;
-  file.device = status.st_dev;
-  file.inode = status.st_ino;
-  file.bytes = static_cast<uint64_t>(status.st_size);
-  file.modified_ns = nanoseconds(status.st_mtim);
-  file.changed_ns = nanoseconds(status.st_ctim);
-  return file;
 }
 
 }  // namespace
@@ -275,29 +243,13 @@ std::vector<PresentVma> RestoreSession::present_vmas() {
 }
 
 HeapBounds RestoreSession::heap_bounds() {
-  HeapBounds heap;
   const int64_t end = remote(SYS_brk, {0});
-  const auto text = read_proc_file(options_.pid, "stat");
-  if (end < 0 || !text) {
+  const auto stat = read_stat(options_.pid);
+  if (end < 0 || !stat) {
     throw Error("TARGET_EXITED", options_.pid, "brk", end < 0 ? static_cast<int>(-end) : 0,
                 "its helper was killed");
   }
-  heap.end = static_cast<uint64_t>(end);
-  // After the name, which is field 2 and may hold blanks.
-  TextCursor cursor(std::string_view(*text).substr(text->rfind(')') + 1));
-  for (int field = 3; field <= kStartBreakField; ++field) {
-    cursor.skip_blanks();
-    std::string_view rest = cursor.rest();
-    if (field == kStartBreakField) {
-      if (!cursor.take_decimal(heap.start)) {
-        throw_malformed("/proc/PID/stat", *text);
-      }
-      break;
-    }
-    rest = rest.substr(std::min(rest.find(' '), rest.size()));
-    cursor = TextCursor(rest);
-  }
-  return heap;
+  return {stat->start_break, static_cast<uint64_t>(end)};
 }
 
 void RestoreSession::check_memory() {
@@ -361,9 +313,9 @@ void RestoreSession::check_file(const WantedVma& then, const Mapping& now,
   const bool left_to_file = !is_object(then) && !all_stored(in_file(then));
   std::string text;
   if (left_to_file || then.mapping.shared) {
-    text = differing(*then.file, *is, left_to_file);
+    text = differing_file(*then.file, *is, left_to_file);
   } else if (is_object(then) && then.file->bytes != is->bytes) {
-    text = differing(*then.file, *is, false);
+    text = differing_file(*then.file, *is, false);
   }
   if (!text.empty()) {
     throw Error("FILE_CHANGED", options_.pid, "", 0,
@@ -416,7 +368,9 @@ void RestoreSession::open_file(size_t index) {
     refuse("stat", -errno, "it is gone");
   }
   const auto check = [&] {
-    const std::string text = differing(*vma.file, file_of(status), true);
+    MappedFile is;
+    note_status(status, &is);
+    const std::string text = differing_file(*vma.file, is, true);
     if (!text.empty() || !S_ISREG(status.st_mode)) {
       refuse("", 0, text.empty() ? "it is no regular file" : text);
     }
