@@ -155,12 +155,12 @@ Napi::Value restore_result(const Napi::CallbackInfo& info, RestoreSession* resto
   };
   set("pagesWritten", result.pages_written);
   set("pagesDropped", result.pages_dropped);
-  set("mappingsMapped", result.mappings_mapped);
-  set("mappingsUnmapped", result.mappings_unmapped);
-  set("mappingsProtected", result.mappings_protected);
+  set("mappingsMapped", result.mappings.mapped);
+  set("mappingsUnmapped", result.mappings.unmapped);
+  set("mappingsProtected", result.mappings.protection_changed);
   set("freezingUs", result.freezing_us);
   set("frozenUs", result.frozen_us);
-  object.Set("warnings", texts(env, result.warnings));
+  object.Set("warnings", texts(env, result.mappings.warnings));
   return object;
 }
 
