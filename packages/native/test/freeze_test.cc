@@ -290,15 +290,7 @@ TEST(freeze_refuses) {
 TEST(freeze_gives_up_in_time) {
   Shared<Counters> counters;
   Child child([&] { start_threads(3, [&](int n) { count_forever(&*counters, n); }); },
-              [] {
-                const pid_t pid = ::vfork();
-                if (pid == 0) {
-                  for (;;) {
-                    ::syscall(SYS_pause);
-                  }
-                }
-                return ::waitpid(pid, nullptr, 0) == pid ? 0 : 1;
-              });
+              wait_in_vfork);
   const pid_t pid = child.pid();
   wait_until("it waits", [&] { return state_of(pid, pid) == 'D'; });
   const auto runs_free = [&] {
