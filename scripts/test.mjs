@@ -2,8 +2,10 @@
  * Runs test suites and ends with one line "N passed, N failed, N skipped" over all of them.
  *
  *   node scripts/test.mjs                      C++ tests and Vitest
- *   node scripts/test.mjs native-sanitized     the suites named: native, native-sanitized, vitest
+ *   node scripts/test.mjs native-sanitized     the suites named: native, native-sanitized, vitest, vm
  *   node scripts/test.mjs unit/pages -t torn   anything else goes to Vitest, which then runs alone
+ *
+ * The suite vm runs native-in-vm and vitest-in-vm in a virtual machine with an older kernel.
  *
  * Builds no package: `npm test` bootstraps first, a second run on another Node must not.
  *
@@ -11,14 +13,22 @@
  * last.
  */
 import { spawn } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { prepareVm, runInVm, VmError } from '../test/vm/machine.mjs';
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), '..');
 const TESTS = join(ROOT, 'test');
+const NATIVE_TESTS = 'packages/native/build/plain/native-tests';
+/** Parts of the names of the C++ tests of what depends most on the kernel. */
+const NATIVE_IN_VM = [
+  ...['tracker_', 'rounds_', 'dump_session_', 'capture_plan_'],
+  ...['page_scan_', 'page_table_', 'page_ranges_', 'probe'],
+];
+const VM_LIMIT_MS = 600_000;
 const SUM_LINE = /^(\d+) passed, (\d+) failed, (\d+) skipped$/gm;
 const SKIP_LINE = /^skipped (.+?): (.*)$/gm;
 
@@ -46,9 +56,12 @@ function suiteResult(ok, { passed, failed, skips }) {
   return { passed, failed: ok || failed > 0 ? failed : 1, skips };
 }
 
-async function native(target) {
-  const make = ['-s', '--no-print-directory', '-j2', '-C', 'packages/native', target];
-  const { ok, output } = await run('make', make, { capture: true });
+function make(directory, target) {
+  return ['make', ['-s', '--no-print-directory', '-j2', '-C', directory, target]];
+}
+
+async function native(command, args) {
+  const { ok, output } = await run(command, args, { capture: true });
   const sum = [...output.matchAll(SUM_LINE)].at(-1);
   if (!sum) return { passed: 0, failed: 1, skips: [] };
   const [, passed, failed, skipped] = sum.map(Number);
@@ -60,8 +73,14 @@ async function native(target) {
   return suiteResult(ok, { passed, failed, skips });
 }
 
+async function nativeInVm() {
+  const parts = [];
+  for (const name of NATIVE_IN_VM) parts.push(await native(NATIVE_TESTS, [name]));
+  return together(parts);
+}
+
 async function vitest(args) {
-  const targets = await run('make', ['-s', '--no-print-directory', '-j2', '-C', 'test/targets']);
+  const targets = await run(...make('test/targets', 'all'));
   if (!targets.ok) return { passed: 0, failed: 1, skips: [] };
   const scratch = mkdtempSync(join(tmpdir(), 'sluice-test-'));
   try {
@@ -76,6 +95,38 @@ async function vitest(args) {
   } finally {
     rmSync(scratch, { recursive: true, force: true });
   }
+}
+
+/** Everything is built before: the machine is slow, and forgets what is written in it. */
+async function vm() {
+  const builds = [make('packages/native', 'build/plain/native-tests'), make('test/targets', 'all')];
+  for (const build of builds) {
+    if (!(await run(...build)).ok) return { passed: 0, failed: 1, skips: [] };
+  }
+  try {
+    prepareVm();
+    const { status, result } = await runInVm({
+      command: [process.execPath, 'scripts/test.mjs', 'native-in-vm', 'vitest-in-vm'],
+      result: 'results.json',
+      env: { SLUICE_TEST_RESULTS: '/run/vm/results.json' },
+      timeoutMs: VM_LIMIT_MS,
+      onOutput: (chunk) => process.stdout.write(chunk),
+    });
+    return suiteResult(status === 0, JSON.parse(result ?? '{"passed":0,"failed":1,"skips":[]}'));
+  } catch (error) {
+    if (!(error instanceof VmError)) throw error;
+    process.stdout.write(`${error.code}: ${error.message}\n`);
+    return { passed: 0, failed: 1, skips: [] };
+  }
+}
+
+function together(results) {
+  const sum = (field) => results.reduce((total, result) => total + result[field], 0);
+  return {
+    passed: sum('passed'),
+    failed: sum('failed'),
+    skips: results.flatMap(({ skips }) => skips),
+  };
 }
 
 function readSummary(path) {
@@ -93,9 +144,12 @@ function allowedSkips() {
 }
 
 const SUITES = {
-  native: () => native('test-plain'),
-  'native-sanitized': () => native('test'),
-  vitest: () => vitest([]),
+  native: () => native(...make('packages/native', 'test-plain')),
+  'native-sanitized': () => native(...make('packages/native', 'test')),
+  vitest: () => vitest(['--project', 'unit', '--project', 'e2e']),
+  vm,
+  'native-in-vm': nativeInVm,
+  'vitest-in-vm': () => vitest(['--project', 'vm']),
 };
 
 const args = process.argv.slice(2);
@@ -107,11 +161,15 @@ const results = [];
 for (const suite of suites) results.push(await suite());
 
 const allowed = allowedSkips();
-const passed = results.reduce((sum, result) => sum + result.passed, 0);
-let failed = results.reduce((sum, result) => sum + result.failed, 0);
+const total = together(results);
+const { passed } = total;
+let { failed } = total;
 let skipped = 0;
+if (process.env.SLUICE_TEST_RESULTS) {
+  writeFileSync(process.env.SLUICE_TEST_RESULTS, JSON.stringify(total));
+}
 process.stdout.write('\n');
-for (const { name, reason } of results.flatMap((result) => result.skips)) {
+for (const { name, reason } of total.skips) {
   // A filter skips what it leaves out; that needs no permission and no line.
   if (filtered) {
     skipped += 1;

@@ -1,12 +1,13 @@
 import { defineConfig } from 'vitest/config';
+import { scaledMs } from './harness/time.js';
 import { SummaryReporter } from './summary-reporter.js';
 
 const summaryFile = process.env.SLUICE_TEST_SUMMARY;
 
 const common = {
   pool: 'forks' as const,
-  testTimeout: 60_000,
-  hookTimeout: 60_000,
+  testTimeout: scaledMs(60_000),
+  hookTimeout: scaledMs(60_000),
   // The packages are tested as they are built: Node loads them, not Vite.
   server: { deps: { external: [/\/packages\/[^/]+\/dist\//] } },
 };
@@ -24,10 +25,20 @@ export default defineConfig({
           ...common,
           name: 'e2e',
           include: ['**/*.test.ts'],
-          exclude: ['unit/**', 'dist/**', '**/node_modules/**'],
+          exclude: ['unit/**', 'vm/**', 'dist/**', '**/node_modules/**'],
           // Freezes and timings of one file would disturb those of another.
           fileParallelism: false,
           sequence: { groupOrder: 1 },
+        },
+      },
+      {
+        // For the virtual machine that scripts/test.mjs starts.
+        test: {
+          ...common,
+          name: 'vm',
+          include: ['vm/**/*.test.ts', 'e2e/rounds.test.ts'],
+          fileParallelism: false,
+          sequence: { groupOrder: 2 },
         },
       },
     ],

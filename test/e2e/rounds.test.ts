@@ -13,6 +13,7 @@ import { type StoppedMemory, whileHeld, whileStopped } from '../harness/oracle.j
 import { readVmFlags } from '../harness/procfs.js';
 import { type ChildTarget, startTarget } from '../harness/target.js';
 import { TempDir } from '../harness/temp.js';
+import { bestTracker } from '../harness/tracker.js';
 import { assertUntouched, viewOf } from '../harness/untouched.js';
 import { within } from '../harness/wait.js';
 
@@ -20,6 +21,8 @@ leakCheck();
 
 const SCHEDULES = Number(process.env.SLUICE_SEEDS ?? 200);
 const FIRST_SEED = Number(process.env.SLUICE_FIRST_SEED ?? 1);
+/** The best of this kernel. */
+const TRACKER = bestTracker();
 /** A few, so that one that fails hides little; each has a target of its own. */
 const GROUPS = 8;
 const LIMIT_MS = 120_000 + SCHEDULES * 5_000;
@@ -64,7 +67,7 @@ function scheduleOf(seed: number): Schedule {
       lanes: 1 + random(3),
       drains: 1 + random(2),
       capture: random(3) === 0 ? 'read' : 'vmsplice',
-      tracker: random(5) === 0 ? 'none' : 'uffd-wp',
+      tracker: random(5) === 0 ? 'none' : TRACKER,
       checksum: 'none',
       io: random(2) === 0 ? 'direct' : 'buffered',
     },

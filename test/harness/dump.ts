@@ -13,6 +13,7 @@ import {
 } from '@sluice/core';
 import { expect } from 'vitest';
 import { TempDir } from './temp.js';
+import { scaledMs } from './time.js';
 import { within } from './wait.js';
 
 /** A finished dump and its image. */
@@ -34,7 +35,7 @@ export class Dump implements AsyncDisposable {
 }
 
 /** On a busy machine a thread may wait for the disk for longer than anybody should wait for it. */
-const PATIENT = { freezeTimeoutMs: 30_000 };
+const PATIENT = { freezeTimeoutMs: Math.min(scaledMs(30_000), 60_000) };
 
 export type Options = Omit<DumpOptions, 'dir'>;
 

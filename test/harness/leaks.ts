@@ -7,9 +7,10 @@ import { childrenOf, descriptorsOf, orGone } from './procfs.js';
 import { Program } from './program.js';
 import { TestTarget } from './target.js';
 import { SmallDisk, TempDir } from './temp.js';
+import { scaledMs } from './time.js';
 import { waitFor } from './wait.js';
 
-const SETTLE_MS = 20_000;
+const SETTLE_MS = scaledMs(20_000);
 
 /** To be called at the top of every test file that starts processes. */
 export function leakCheck(): void {

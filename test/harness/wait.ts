@@ -1,8 +1,9 @@
 /** Waiting for conditions instead of for time to pass. */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { scaledMs } from './time.js';
 
 /** Generous: only a hang reaches it. */
-export const LIMIT_MS = 60_000;
+export const LIMIT_MS = scaledMs(60_000);
 
 /** Waits until `condition` holds. */
 export async function waitFor(

@@ -26,8 +26,9 @@ const COMMANDS = [
 ];
 
 const AFTER_HELP = `
-Exit status: 0 done, 1 failed (of diff also: images differ), 2 wrong usage; 128 plus the
-number of the signal if a signal ended it. Errors are one line on standard error.`;
+Exit status: 0 done, 1 failed (of diff also: images differ), 2 wrong usage;
+128 plus the number of the signal if a signal ended it. Errors are one line on
+standard error.`;
 
 /** @param onHelp Takes the text of --help and --version. */
 export function createProgram(onHelp: (text: string) => void = () => {}): Command {

@@ -4,36 +4,28 @@
  */
 import { join } from 'node:path';
 import { AddressSpace } from '../image/address_space.js';
-import type { ChainImage } from '../image/chain.js';
 import type { Crc32c } from '../image/checksum.js';
 import { PAGE_BYTES } from '../image/layout.js';
 import type { Manifest, ManifestLeftOut, ManifestProcess } from '../image/manifest.js';
 import { addressOf } from '../image/mappings.js';
+import type { OpenedChain } from '../image/open_image.js';
 import type { PageTable } from '../image/page_table.js';
-import { PieceCache } from '../image/piece_cache.js';
-import { closeShards, Shards } from '../image/shards.js';
+import { openShards } from '../image/shards.js';
 import { StoredPages } from '../image/stored_pages.js';
 import type { Level } from './level.js';
 import { mappingsOf, readMappings } from './mappings.js';
-import { mmFile, PARENT_LINK, PE_LAZY, pagemapFile, pagesFile } from './names.js';
-import { checkHoles, pagemapsOf, pageTableOf } from './page_tables.js';
+import { mmFile, PARENT_LINK, PE_LAZY, pagemapFile } from './names.js';
+import { checkHoles, pageTableOf, shardsOf } from './page_tables.js';
 import type { Pagemap } from './pagemap.js';
 
 /** CRIU has no sessions. */
 const SESSION = '0'.repeat(32);
 
-/** As `OpenedChain`. */
-interface OpenedLevels {
-  chain: ChainImage[];
-  spaces: AddressSpace[];
-  shards: Shards[];
-}
-
 /**
  * @param levels Newest first, at least one.
  * @throws SluiceError `ERR_SLUICE_IMAGE_CORRUPT` (with file and offset), `ERR_SLUICE_IO`
  */
-export async function openLevels(levels: readonly Level[], crc32c: Crc32c): Promise<OpenedLevels> {
+export async function openLevels(levels: readonly Level[], crc32c: Crc32c): Promise<OpenedChain> {
   const processes = levels.map((): ManifestProcess[] => []);
   const spaces: AddressSpace[] = [];
   for (const [pid, pagemap] of levels[0]?.processes ?? []) {
@@ -58,21 +50,7 @@ export async function openLevels(levels: readonly Level[], crc32c: Crc32c): Prom
     dir,
     manifest: manifestOf(levels.slice(i), processes[i] ?? []),
   }));
-  return { chain, spaces, shards: await openPages(chain, crc32c) };
-}
-
-async function openPages(chain: readonly ChainImage[], crc32c: Crc32c): Promise<Shards[]> {
-  const shards: Shards[] = [];
-  const cache = new PieceCache();
-  try {
-    for (const { dir, manifest } of chain) {
-      shards.push(await Shards.open(dir, manifest, crc32c, cache));
-    }
-    return shards;
-  } catch (error) {
-    await closeShards(shards);
-    throw error;
-  }
+  return { chain, spaces, shards: await openShards(chain, crc32c) };
 }
 
 /** Pages that CRIU left to a server, and that are in no file. */
@@ -107,11 +85,7 @@ function processOf(pid: number, table: PageTable): ManifestProcess {
 /** @param levels That of the manifest, and those below it. */
 function manifestOf(levels: readonly Level[], processes: ManifestProcess[]): Manifest {
   const [level] = levels as [Level];
-  const shards = pagemapsOf(level).map(({ pagesId, presentPages }) => ({
-    file: pagesFile(pagesId),
-    bytes: BigInt(presentPages * PAGE_BYTES),
-    crcs: new Uint8Array(),
-  }));
+  const shards = shardsOf(level);
   const pages = shards.reduce((sum, { bytes }) => sum + Number(bytes) / PAGE_BYTES, 0);
   return {
     producer: { name: 'CRIU', version: `img_version ${level.inventory?.imgVersion ?? 'unknown'}` },

@@ -1,9 +1,8 @@
 /** Page tables as Sluice has them, of pagemaps as CRIU has them. */
-import { corrupt } from '../image/faults.js';
-import { IN_PARENT } from '../image/layout.js';
-import type { ManifestVma } from '../image/manifest.js';
+import { corrupt, hex } from '../image/faults.js';
+import { IN_PARENT, PAGE_BYTES } from '../image/layout.js';
+import type { ManifestShard, ManifestVma } from '../image/manifest.js';
 import { addressOf, Mappings, pageOf } from '../image/mappings.js';
-import { bytesOf } from '../image/page_spans.js';
 import {
   CHUNK_BYTES,
   type PageTable,
@@ -15,15 +14,24 @@ import { type NewRecord, PageTableBuilder } from '../image/page_table_builder.js
 import type { StoredPages } from '../image/stored_pages.js';
 import type { Level } from './level.js';
 import { UNKNOWN_MAPPING } from './mappings.js';
-import { PE_PARENT, PE_PRESENT } from './names.js';
-import { MOST_ENTRIES, type Pagemap } from './pagemap.js';
+import { PE_PARENT, PE_PRESENT, pagesFile } from './names.js';
+import { MOST_ENTRIES, type Pagemap, type PagemapEntry } from './pagemap.js';
 
 /** All addresses: what a parent has besides what is asked of it does no harm. */
 const EVERYWHERE = new Mappings({ vmas: [{ ...UNKNOWN_MAPPING, start: 0n, end: 2n ** 64n }] });
 
 /** The pagemaps of a level, in the order of its shards. */
-export function pagemapsOf({ processes, objects }: Level): Pagemap[] {
+function pagemapsOf({ processes, objects }: Level): Pagemap[] {
   return [...processes.values(), ...objects.values()];
+}
+
+/** The pages files of a level. */
+export function shardsOf(level: Level): ManifestShard[] {
+  return pagemapsOf(level).map(({ pagesId, presentPages }) => ({
+    file: pagesFile(pagesId),
+    bytes: BigInt(presentPages * PAGE_BYTES),
+    crcs: new Uint8Array(),
+  }));
 }
 
 /** Where the process and its mappings are to be looked for. */
@@ -41,11 +49,8 @@ export function pageTableOf(level: Level, place: Place): PageTable {
   const builder = new PageTableBuilder();
   for (const record of recordsOf(level, place)) builder.add(record);
   const bytes = builder.finish();
-  const shards = pagemapsOf(level).map(({ presentPages: end }) => ({
-    bytes: BigInt(bytesOf({ start: 0, end })),
-  }));
   const mappings = isNewest ? new Mappings({ vmas }) : EVERYWHERE;
-  const loader = new PageTableLoader(mappings, shards, hasParent);
+  const loader = new PageTableLoader(mappings, shardsOf(level), hasParent);
   try {
     for (let at = 0; at < bytes.length; at += CHUNK_BYTES) {
       loader.add(bytes.subarray(at, at + CHUNK_BYTES));
@@ -71,34 +76,72 @@ export function checkHoles(level: Level, pid: number, stored: StoredPages, index
   throw faultOf(level, pid, table.startPage(hole), what);
 }
 
-/** In the pagemap of the process if it has such a page, else in one of shared memory. */
+/** Names the entry if it is one of private memory. */
 function faultOf({ dir, processes }: Level, pid: number, page: number, what: string): Error {
-  return processes.get(pid)?.fault(page, what) ?? corrupt(dir, 0, what);
+  const pagemap = processes.get(pid);
+  const isOwn = pagemap?.within({ start: page, end: page + 1 }).next().done === false;
+  const where = `${what}: ${hex(addressOf(page))}`;
+  return isOwn ? pagemap.fault(page, where) : corrupt(pagemap?.path ?? dir, 0, where);
 }
 
 /** By address. Those of shared memory are there once for each mapping of it. */
-function recordsOf(level: Level, { pid, vmas }: Place): NewRecord[] {
-  const records: NewRecord[] = [];
+function* recordsOf(level: Level, place: Place): Generator<NewRecord, void, undefined> {
+  const { pid, vmas } = place;
   const shards = new Map(pagemapsOf(level).map((pagemap, shard) => [pagemap, shard]));
-  const add = (pagemap: Pagemap, shift: number, entries: ReturnType<Pagemap['within']>) => {
-    const shard = shards.get(pagemap) ?? 0;
-    for (const { start, end, where, offset } of entries) {
-      if (records.length > 2 * MOST_ENTRIES) {
-        throw pagemap.fault(start, 'more shared memory than can be mapped');
-      }
-      const pages = { address: addressOf(start + shift), pages: end - start };
-      if (where === PE_PRESENT) records.push({ ...pages, shard, offset });
-      if (where === PE_PARENT) records.push({ ...pages, shard: IN_PARENT, offset: 0 });
-    }
-  };
   const own = level.processes.get(pid);
-  if (own !== undefined) add(own, 0, own[Symbol.iterator]());
+  const shared = sharedRecords(level, vmas, shards);
+  let next = 0;
+  for (const entry of own === undefined ? [] : privateEntries(own, place)) {
+    const record = recordOf(entry, 0, shards.get(own as Pagemap) ?? 0);
+    if (record === undefined) continue;
+    while ((shared[next]?.address ?? record.address) < record.address) {
+      yield shared[next] as NewRecord;
+      next += 1;
+    }
+    yield record;
+  }
+  yield* shared.slice(next);
+}
+
+/** Memory that is shared in the newest image may have been private in an older one. */
+function* privateEntries(
+  own: Pagemap,
+  { vmas, isNewest }: Place,
+): Generator<PagemapEntry, void, undefined> {
+  let start = 0;
+  for (const vma of isNewest ? [] : vmas.filter(({ kind }) => kind === 'shared-memory')) {
+    yield* own.within({ start, end: pageOf(vma.start) });
+    start = pageOf(vma.end);
+  }
+  yield* own.within({ start, end: Number.POSITIVE_INFINITY });
+}
+
+function sharedRecords(
+  level: Level,
+  vmas: readonly ManifestVma[],
+  shards: ReadonlyMap<Pagemap, number>,
+): NewRecord[] {
+  const records: NewRecord[] = [];
   for (const { start, end, kind, offset, inode } of vmas) {
     const object = kind === 'shared-memory' ? level.objects.get(inode) : undefined;
     if (object === undefined) continue;
     const first = pageOf(offset);
     const span = { start: first, end: first + pageOf(end) - pageOf(start) };
-    add(object, pageOf(start) - first, object.within(span));
+    for (const entry of object.within(span)) {
+      // Each mapping of the object repeats its entries.
+      if (records.length >= MOST_ENTRIES) throw object.fault(entry.start, 'mapped too often');
+      const record = recordOf(entry, pageOf(start) - first, shards.get(object) ?? 0);
+      if (record !== undefined) records.push(record);
+    }
   }
-  return records.sort((a, b) => (a.address < b.address ? -1 : 1));
+  return records;
+}
+
+/** @param shift From the pages of the pagemap to those of the process. */
+function recordOf(entry: PagemapEntry, shift: number, shard: number): NewRecord | undefined {
+  const { start, end, where, offset } = entry;
+  const pages = { address: addressOf(start + shift), pages: end - start };
+  if (where === PE_PRESENT) return { ...pages, shard, offset };
+  if (where === PE_PARENT) return { ...pages, shard: IN_PARENT, offset: 0 };
+  return undefined;
 }

@@ -13,9 +13,8 @@ import type { ManifestProcess } from './manifest.js';
 import { Mappings } from './mappings.js';
 import { type PageTable, RECORD_BYTES } from './page_table.js';
 import { readPageTable } from './page_table_file.js';
-import { PieceCache } from './piece_cache.js';
 import { Image } from './reader.js';
-import { closeShards, Shards } from './shards.js';
+import { closeShards, openShards, type Shards } from './shards.js';
 import { StoredPages } from './stored_pages.js';
 
 /** For `openImage`. */
@@ -54,12 +53,8 @@ export async function openChain(dir: string, crc32c: Crc32c): Promise<OpenedChai
   }
   if (await isCriuDirectory(dir)) return openLevels(await readLevels(dir), crc32c);
   const chain = await readChain(dir, crc32c);
-  const shards: Shards[] = [];
+  const shards = await openShards(chain, crc32c);
   try {
-    const cache = new PieceCache();
-    for (const { dir, manifest } of chain) {
-      shards.push(await Shards.open(dir, manifest, crc32c, cache));
-    }
     const spaces: AddressSpace[] = [];
     for (const process of chain[0]?.manifest.processes ?? []) {
       const stored = await readStoredPages(chain, process.pid, crc32c);

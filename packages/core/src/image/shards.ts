@@ -4,7 +4,7 @@ import type { Crc32c } from './checksum.js';
 import { corrupt } from './faults.js';
 import { type ImageFile, openSized, readExactly, wrongSize } from './image_file.js';
 import type { Manifest } from './manifest.js';
-import type { PieceCache } from './piece_cache.js';
+import { PieceCache } from './piece_cache.js';
 
 /** Read at once when a piece is checked without being kept. */
 const BLOCK_BYTES = 1024 * 1024;
@@ -143,6 +143,24 @@ export class Shards {
     const file = this.#files[shard];
     if (file === undefined) throw new RangeError(`No shard ${shard}`);
     return file;
+  }
+}
+
+/** Opens those of a whole chain; as `Shards.open`. */
+export async function openShards(
+  chain: readonly { dir: string; manifest: Manifest }[],
+  crc32c: Crc32c,
+): Promise<Shards[]> {
+  const shards: Shards[] = [];
+  const cache = new PieceCache();
+  try {
+    for (const { dir, manifest } of chain) {
+      shards.push(await Shards.open(dir, manifest, crc32c, cache));
+    }
+    return shards;
+  } catch (error) {
+    await closeShards(shards);
+    throw error;
   }
 }
 

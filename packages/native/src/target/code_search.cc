@@ -22,7 +22,7 @@ int rank(const Mapping& mapping) {
 // Code that stays what it is: not writable, and from a file or the kernel.
 bool is_candidate(const Mapping& mapping) {
   return mapping.executable && !mapping.writable && !mapping.shared &&
-         (mapping.inode != 0 || mapping.path == "[vdso]");
+         (has_file(mapping) || mapping.path == "[vdso]");
 }
 
 void search(const TargetMemory& memory, const Mapping& mapping, std::vector<uint8_t>* window,

@@ -59,7 +59,7 @@ constexpr uint64_t kUserEnd = 0x7ffffffff000;
 
 bool has_scratch_shape(const Mapping& mapping) {
   return mapping.writable && !mapping.readable && !mapping.executable && !mapping.shared &&
-         mapping.inode == 0 && mapping.end - mapping.start == kScratchBytes &&
+         !has_file(mapping) && mapping.end - mapping.start == kScratchBytes &&
          mapping.start % kPlaceStride == kPlaceMark;
 }
 
