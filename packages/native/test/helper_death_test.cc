@@ -64,9 +64,9 @@ void remove_all(Rig& rig) {
 void check_death(Spinner& spinner, const Death& death) {
   const std::string before = snapshot(spinner.pid());
   DyingDumper(spinner.pid(), death.step, death.times, start_helper).wait_dead();
-  wait_until(death.name, [&] { return all_children_are_zombies(spinner.pid()); });
-  // Until it has found its way back, its signals are blocked.
+  // Until it has found its way back, its signals are blocked, and it may have yet to make a helper.
   wait_spinning(TargetMemory(spinner.pid()));
+  wait_until(death.name, [&] { return all_children_are_zombies(spinner.pid()); });
   Rig rig(spinner.pid());
   remove_all(rig);
   check_unchanged(spinner.pid(), before);
