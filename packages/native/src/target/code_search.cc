@@ -61,6 +61,13 @@ arch::Gadgets find_gadgets(const TargetMemory& memory, const std::vector<Mapping
   return gadgets;
 }
 
+bool gadgets_within(const arch::Gadgets& gadgets, PageRange range) {
+  const auto within = [&](RemotePtr code) {
+    return code.value() >= range.start && code.value() < range.end;
+  };
+  return within(gadgets.syscall_return) || within(gadgets.sigreturn);
+}
+
 bool gadgets_stand(const TargetMemory& memory, const arch::Gadgets& gadgets) {
   uint8_t call[arch::kSyscallReturnBytes];
   uint8_t back[arch::kSigreturnBytes];
