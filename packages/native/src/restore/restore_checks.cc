@@ -149,7 +149,7 @@ void require_same_files(pid_t pid, const std::vector<WantedVma>& wanted,
     const auto same = std::find_if(now, present.end(), [&](const PresentVma& vma) {
       return vma.mapping.start >= then.mapping.end || maps_same(vma.mapping, then.mapping);
     });
-    if (then.mapping.inode != 0 && then.file && same != present.end() &&
+    if (has_file(then.mapping) && then.file && same != present.end() &&
         same->mapping.start < then.mapping.end) {
       require_same_file(pid, then, same->mapping, stored, &files);
     }
