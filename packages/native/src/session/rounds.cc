@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "base/error.h"
-#include "kernel/probes.h"
 #include "kernel/proc_rings.h"
 #include "kernel/proc_task.h"
 #include "kernel/syscalls.h"
