@@ -1,8 +1,9 @@
-// Counts in its memory and tells how far in a file; ends if its memory is not what it wrote. It talks
-// to nobody, has no terminal and no pipe: a process that checkpoint and restore programs can take.
+// Counts in its memory and tells how far in a file; ends if its memory is not what it wrote. It
+// talks to nobody, has no terminal and no pipe: a process that checkpoint and restore programs can
+// take.
 //   counter FILE PAGES KIND
-// KIND: plain; threads: three more threads count in memory of their own; shared: the memory is shared
-// (with nobody); hidden: each page has no access rights but while it is counted on.
+// KIND: plain; threads: three more threads count in memory of their own; shared: the memory is
+// shared (with nobody); hidden: each page has no access rights but while it is counted on.
 #include <fcntl.h>
 #include <pthread.h>
 #include <string.h>
