@@ -36,7 +36,7 @@ export default defineConfig({
         test: {
           ...common,
           name: 'vm',
-          include: ['vm/**/*.test.ts'],
+          include: ['vm/**/*.test.ts', 'e2e/rounds.test.ts'],
           fileParallelism: false,
           sequence: { groupOrder: 2 },
         },

@@ -15,10 +15,18 @@ import { assertUntouched, viewOf } from '../harness/untouched.js';
 
 leakCheck();
 
-interface Overcome {
+interface Case {
   title: string;
   faults: FaultSpec[];
   options?: Options;
+}
+
+/** Cases that have the rest in common. */
+function alike<const Rest extends object>(rest: Rest, cases: readonly Case[]): (Case & Rest)[] {
+  return cases.map((each) => ({ ...each, ...rest }));
+}
+
+interface Overcome extends Case {
   /** What the result says about it. */
   result?: object;
 }
@@ -58,99 +66,56 @@ const OVERCOME: Overcome[] = [
     result: { io: 'buffered' },
   },
   { title: 'no preallocation', faults: [{ call: 'fallocate', errno: 'EOPNOTSUPP' }] },
-  {
-    title: 'no PAGEMAP_SCAN',
-    faults: [{ call: 'ioctl', errno: 'ENOTTY' }],
-    options: SPLICED,
-    result: { capture: 'vmsplice' },
-  },
-  {
-    title: 'no PAGEMAP_SCAN, read',
-    faults: [{ call: 'ioctl', errno: 'ENOTTY' }],
-    options: READ,
-  },
-  {
-    title: 'short vmsplice',
-    faults: [{ call: 'remote:vmsplice', capBytes: 8192 }],
-    options: SPLICED,
-    result: { capture: 'vmsplice' },
-  },
-  {
-    title: 'vmsplice short in the middle of a page',
-    faults: [{ call: 'remote:vmsplice', capBytes: 5000, times: 300 }],
-    options: SPLICED,
-    result: { capture: 'vmsplice' },
-  },
-  {
-    title: 'a pipe that is full before it should be',
-    faults: [
-      { call: 'remote:vmsplice', capBytes: 65_536, times: 1 },
-      { call: 'remote:vmsplice', errno: 'EAGAIN', times: 1 },
-    ],
-    options: SPLICED,
-    result: { capture: 'vmsplice' },
-  },
-  {
-    title: 'a vmsplice that copies',
-    faults: [{ call: 'remote:vmsplice', mode: 'copy' }],
-    options: SPLICED,
-    result: { capture: 'vmsplice' },
-  },
-  {
-    title: 'a vmsplice that copies, in the read backend',
-    faults: [{ call: 'vmsplice', mode: 'copy' }],
-    options: READ,
-  },
-  {
-    title: 'vmsplice cannot read any page',
-    faults: [{ call: 'remote:vmsplice', errno: 'EFAULT', times: 40 }],
-    options: SPLICED,
-    result: { capture: 'vmsplice' },
-  },
-  {
-    title: 'short process_vm_readv',
-    faults: [{ call: 'process_vm_readv', capBytes: 12288 }],
-    options: READ,
-  },
-  {
-    title: 'process_vm_readv short in the middle of a page',
-    faults: [{ call: 'process_vm_readv', capBytes: 5001 }],
-    options: READ,
-  },
-  {
-    title: 'process_vm_readv cannot read any page',
-    faults: [{ call: 'process_vm_readv', errno: 'EFAULT' }],
-    options: READ,
-  },
-  ...(['ENOSYS', 'EPERM'] as const).map(
-    (errno): Overcome => ({
+  ...alike({ options: SPLICED, result: { capture: 'vmsplice' } }, [
+    { title: 'no PAGEMAP_SCAN', faults: [{ call: 'ioctl', errno: 'ENOTTY' }] },
+    { title: 'short vmsplice', faults: [{ call: 'remote:vmsplice', capBytes: 8192 }] },
+    {
+      title: 'vmsplice short in the middle of a page',
+      faults: [{ call: 'remote:vmsplice', capBytes: 5000, times: 300 }],
+    },
+    {
+      title: 'a pipe that is full before it should be',
+      faults: [
+        { call: 'remote:vmsplice', capBytes: 65_536, times: 1 },
+        { call: 'remote:vmsplice', errno: 'EAGAIN', times: 1 },
+      ],
+    },
+    { title: 'a vmsplice that copies', faults: [{ call: 'remote:vmsplice', mode: 'copy' }] },
+    {
+      title: 'vmsplice cannot read any page',
+      faults: [{ call: 'remote:vmsplice', errno: 'EFAULT', times: 40 }],
+    },
+  ]),
+  ...alike({ options: READ }, [
+    { title: 'no PAGEMAP_SCAN, read', faults: [{ call: 'ioctl', errno: 'ENOTTY' }] },
+    {
+      title: 'a vmsplice that copies, in the read backend',
+      faults: [{ call: 'vmsplice', mode: 'copy' }],
+    },
+    { title: 'short process_vm_readv', faults: [{ call: 'process_vm_readv', capBytes: 12288 }] },
+    {
+      title: 'process_vm_readv short in the middle of a page',
+      faults: [{ call: 'process_vm_readv', capBytes: 5001 }],
+    },
+    {
+      title: 'process_vm_readv cannot read any page',
+      faults: [{ call: 'process_vm_readv', errno: 'EFAULT' }],
+    },
+    ...(['ENOSYS', 'EPERM'] as const).map((errno) => ({
       title: `no process_vm_readv (${errno})`,
       faults: [{ call: 'process_vm_readv', errno }],
-      options: READ,
-    }),
-  ),
-  {
-    title: 'no clone in the target',
-    faults: [{ call: 'remote:clone', errno: 'EAGAIN' }],
-    options: ONE,
-    result: { capture: 'read' },
-  },
+    })),
+  ]),
+  ...alike({ options: ONE, result: { capture: 'read' } }, [
+    { title: 'no clone in the target', faults: [{ call: 'remote:clone', errno: 'EAGAIN' }] },
+    { title: 'no mmap in the target', faults: [{ call: 'remote:mmap', errno: 'ENOMEM' }] },
+    { title: 'no pipe in the helper', faults: [{ call: 'remote:pipe2', errno: 'EMFILE' }] },
+    { title: 'no pidfd_getfd', faults: [{ call: 'pidfd_getfd', errno: 'EPERM' }] },
+  ]),
   {
     title: 'no clone in the target for one lane of two',
     faults: [{ call: 'remote:clone', errno: 'EAGAIN', skip: 1 }],
     options: { lanes: 2 },
-    result: { capture: 'read' },
-  },
-  {
-    title: 'no mmap in the target',
-    faults: [{ call: 'remote:mmap', errno: 'ENOMEM' }],
-    options: ONE,
-    result: { capture: 'read' },
-  },
-  {
-    title: 'no pipe in the helper',
-    faults: [{ call: 'remote:pipe2', errno: 'EMFILE' }],
-    options: ONE,
     result: { capture: 'read' },
   },
   {
@@ -159,91 +124,64 @@ const OVERCOME: Overcome[] = [
     options: ONE,
     result: { capture: 'vmsplice' },
   },
-  {
-    title: 'no pidfd_getfd',
-    faults: [{ call: 'pidfd_getfd', errno: 'EPERM' }],
-    options: ONE,
-    result: { capture: 'read' },
-  },
 ];
 
-interface Failing {
-  title: string;
-  faults: FaultSpec[];
-  options?: Options;
+interface Failing extends Case {
   code: SluiceErrorCode;
 }
 
 const FAILING: Failing[] = [
-  {
-    title: 'disk full at once',
-    faults: [{ call: 'fallocate', errno: 'ENOSPC' }],
-    code: 'ERR_SLUICE_DISK_FULL',
-  },
-  ...[0, 1, 5].flatMap((skip) =>
-    (['vmsplice', 'read'] as const).map(
-      (capture): Failing => ({
+  ...alike({ code: 'ERR_SLUICE_DISK_FULL' }, [
+    { title: 'disk full at once', faults: [{ call: 'fallocate', errno: 'ENOSPC' }] },
+    ...[0, 1, 5].flatMap((skip) =>
+      (['vmsplice', 'read'] as const).map((capture) => ({
         title: `disk full at splice ${skip + 1}, ${capture}`,
-        faults: [{ call: 'splice', errno: 'ENOSPC', skip }],
+        faults: [{ call: 'splice', errno: 'ENOSPC', skip } as const],
         options: { ...ONE, capture, budgetBytes: 1 << 20 },
-        code: 'ERR_SLUICE_DISK_FULL',
-      }),
+      })),
     ),
-  ),
-  {
-    title: 'disk full for one drain of two',
-    faults: [{ call: 'splice', errno: 'ENOSPC', skip: 3, times: 1 }],
-    options: { lanes: 2, drains: 2 },
-    code: 'ERR_SLUICE_DISK_FULL',
-  },
-  {
-    title: 'disk quota reached',
-    faults: [{ call: 'splice', errno: 'EDQUOT', skip: 1 }],
-    code: 'ERR_SLUICE_DISK_FULL',
-  },
-  {
-    title: 'disk broken',
-    faults: [{ call: 'splice', errno: 'EIO', skip: 1 }],
-    code: 'ERR_SLUICE_IO',
-  },
-  {
-    title: 'disk broken at the end',
-    faults: [{ call: 'fsync', errno: 'EIO' }],
-    code: 'ERR_SLUICE_IO',
-  },
-  {
-    title: 'O_DIRECT refused by fcntl',
-    faults: [{ call: 'fcntl', errno: 'EINVAL' }],
-    options: { ...READ, io: 'direct' },
-    code: 'ERR_SLUICE_DIRECT_IO_UNAVAILABLE',
-  },
-  {
-    title: 'O_DIRECT refused by a write',
-    faults: [{ call: 'splice', errno: 'EINVAL' }],
-    options: { io: 'direct' },
-    code: 'ERR_SLUICE_DIRECT_IO_UNAVAILABLE',
-  },
-  ...(
-    [
-      ['remote:clone', 'EAGAIN'],
-      ['remote:mmap', 'ENOMEM'],
-      ['remote:pipe2', 'EMFILE'],
-      ['pidfd_getfd', 'EPERM'],
-    ] as const
-  ).map(
-    ([call, errno]): Failing => ({
+    {
+      title: 'disk full for one drain of two',
+      faults: [{ call: 'splice', errno: 'ENOSPC', skip: 3, times: 1 }],
+      options: { lanes: 2, drains: 2 },
+    },
+    { title: 'disk quota reached', faults: [{ call: 'splice', errno: 'EDQUOT', skip: 1 }] },
+  ]),
+  ...alike({ code: 'ERR_SLUICE_IO' }, [
+    { title: 'disk broken', faults: [{ call: 'splice', errno: 'EIO', skip: 1 }] },
+    { title: 'disk broken at the end', faults: [{ call: 'fsync', errno: 'EIO' }] },
+  ]),
+  ...alike({ code: 'ERR_SLUICE_DIRECT_IO_UNAVAILABLE' }, [
+    {
+      title: 'O_DIRECT refused by fcntl',
+      faults: [{ call: 'fcntl', errno: 'EINVAL' }],
+      options: { ...READ, io: 'direct' },
+    },
+    {
+      title: 'O_DIRECT refused by a write',
+      faults: [{ call: 'splice', errno: 'EINVAL' }],
+      options: { io: 'direct' },
+    },
+  ]),
+  ...alike({ code: 'ERR_SLUICE_CAPTURE_UNAVAILABLE' }, [
+    ...(
+      [
+        ['remote:clone', 'EAGAIN'],
+        ['remote:mmap', 'ENOMEM'],
+        ['remote:pipe2', 'EMFILE'],
+        ['pidfd_getfd', 'EPERM'],
+      ] as const
+    ).map(([call, errno]) => ({
       title: `${call} ${errno}, vmsplice asked for`,
       faults: [{ call, errno }],
-      options: { capture: 'vmsplice' },
-      code: 'ERR_SLUICE_CAPTURE_UNAVAILABLE',
-    }),
-  ),
-  {
-    title: 'the second lane cannot start, vmsplice asked for',
-    faults: [{ call: 'remote:clone', errno: 'EAGAIN', skip: 1 }],
-    options: { capture: 'vmsplice', lanes: 2 },
-    code: 'ERR_SLUICE_CAPTURE_UNAVAILABLE',
-  },
+      options: { capture: 'vmsplice' } as const,
+    })),
+    {
+      title: 'the second lane cannot start, vmsplice asked for',
+      faults: [{ call: 'remote:clone', errno: 'EAGAIN', skip: 1 }],
+      options: { capture: 'vmsplice', lanes: 2 },
+    },
+  ]),
   {
     title: 'vmsplice fails in the middle',
     faults: [{ call: 'remote:vmsplice', errno: 'ENOMEM', skip: 1 }],

@@ -41,7 +41,7 @@ export class Counter {
     const own = kind === 'namespace';
     const command = [...launcher, COUNTER, file, `${pages}`, own ? 'plain' : kind];
     const [program = '', ...args] = own
-      ? ['unshare', '--pid', '--fork', '--kill-child', 'setsid', ...command]
+      ? ['unshare', '--pid', '--fork', 'setsid', ...command]
       : command;
     const started = spawn(program, args, { cwd: dir.path, detached: true, stdio: 'ignore' });
     const counter = new Counter(started, file, pages);

@@ -39,16 +39,13 @@ it('inspectSystem() tells of what the kernel has not yet', () => {
   expect(checks.find(({ name }) => name === 'tracker')?.detail).toMatch(/^soft-dirty; not uffd-wp/);
 });
 
-it.each(['vmsplice', 'read'] as const)(
-  'the image equals the frozen memory (%s)',
-  async (capture) => {
-    await using dir = new TempDir();
-    await using target = await startTarget('mappings', [dir.path]);
-    await whileStopped(target.pid, async (memory) => {
-      await using dump = await dumpOf(target.pid, { capture, rounds: 0 });
-      expect((await memory.compare(dump.image)).bytes).toBeGreaterThan(100_000n);
-      await dump.image.verify();
-    });
-    await target.check();
-  },
-);
+it('the image equals the frozen memory', async () => {
+  await using dir = new TempDir();
+  await using target = await startTarget('mappings', [dir.path]);
+  await whileStopped(target.pid, async (memory) => {
+    await using dump = await dumpOf(target.pid, { rounds: 0 });
+    expect((await memory.compare(dump.image)).bytes).toBeGreaterThan(100_000n);
+    await dump.image.verify();
+  });
+  await target.check();
+});

@@ -3,7 +3,10 @@
 #include "pages/capture_plan.h"
 
 #include <fcntl.h>
+#include <sched.h>
+#include <sys/ipc.h>
 #include <sys/mman.h>
+#include <sys/shm.h>
 
 #include <algorithm>
 #include <fstream>
@@ -93,6 +96,7 @@ TEST(capture_plan_kinds) {
       {"/a/file", true, {}, kExcluded},
       {"/memfd:x (deleted)", true, a_file(false, true), kSharedMemory},
       {"/memfd:x (deleted)", false, a_file(false, true), kSharedMemory},
+      {"/SYSV00000000 (deleted)", true, a_file(false, true), kSharedMemory},
       {"/dev/zero", false, a_file(true, false, true, true), kAnonymous},
       {"/dev/zero", true, a_file(true, false, true, true), kExcluded},
       {"/dev/card", true, a_file(true, false, true), kExcluded},
@@ -102,12 +106,44 @@ TEST(capture_plan_kinds) {
     Mapping mapping;
     mapping.path = one.path;
     mapping.shared = one.shared;
-    mapping.inode = one.path[0] == '/' || one.path[0] == 'a' ? 1 : 0;
+    mapping.dev_minor = one.path[0] == '/' || one.path[0] == 'a' ? 1 : 0;
+    mapping.inode = std::string(one.path).starts_with("/SYSV") ? 0 : mapping.dev_minor;
     const PlannedVma vma = classify(mapping, one.file);
     CHECK_EQ(std::string(one.path) + " " + vma_kind_name(vma.kind),
              std::string(one.path) + " " + vma_kind_name(one.kind));
     CHECK_EQ(vma.left_out.empty(), one.kind != kExcluded);
   }
+}
+
+TEST(capture_plan_of_the_first_system_v_segment) {
+  const Shared<std::atomic<void*>> at;
+  const Child child([&] {
+    if (::unshare(CLONE_NEWIPC) != 0) {
+      return;
+    }
+    const int id = ::shmget(IPC_PRIVATE, 4 * kPageBytes, IPC_CREAT | 0600);
+    char* const memory = static_cast<char*>(::shmat(id, nullptr, 0));
+    memory[kPageBytes] = 1;
+    ::shmctl(id, IPC_RMID, nullptr);
+    *at = memory;
+  });
+  if (*at == nullptr) {
+    SKIP("no IPC namespace of its own without CAP_SYS_ADMIN");
+  }
+  MappedFiles files(child.pid());
+  const auto start = reinterpret_cast<uint64_t>(at->load());
+  const CapturePlan plan = make_plan(child.pid(), &files, {});
+  const auto vma = std::find_if(plan.vmas.begin(), plan.vmas.end(), [&](const PlannedVma& each) {
+    return each.mapping.start == start;
+  });
+  CHECK(vma != plan.vmas.end());
+  CHECK_EQ(vma->mapping.inode, uint64_t{0});
+  CHECK(vma->kind == VmaKind::kSharedMemory);
+  uint64_t pages = 0;
+  for (const CaptureItem& item : plan.items) {
+    pages += intersect(item.range, {start, vma->mapping.end}).empty() ? 0 : item.range.pages();
+  }
+  CHECK_EQ(pages, uint64_t{1});
 }
 
 TEST(capture_plan_of_a_child) {

@@ -194,22 +194,22 @@ TEST(freeze_dumper_dies_and_no_blocked_call_notices) {
   for (const BlockedKind& kind : blocked_kinds()) {
     Blocked blocked(kind);
     blocked.wait_blocked();
-    Shared<std::atomic<int>> is_frozen;
+    Shared<std::atomic<pid_t>> tracer;
     Child dumper([] {},
                  [&]() -> int {
                    TracerTask task;
                    frozen(blocked.pid(), task, [&] {
-                     *is_frozen = 1;
+                     *tracer = task.pid();
                      for (;;) {
                        ::pause();
                      }
                    });
                    return 1;
                  });
-    wait_until("it is frozen", [&] { return is_frozen->load() == 1; });
+    wait_until("it is frozen", [&] { return tracer->load() != 0; });
     ::kill(dumper.pid(), SIGKILL);
     dumper.finish();
-    CHECK(::waitpid(-1, nullptr, __WALL) > 0);  // its tracer task
+    reap_orphan(*tracer);
     blocked.wait_blocked();
     blocked.finish();
   }

@@ -154,23 +154,23 @@ TEST(freeze_is_ended_by_the_dumpers_death) {
   const Child child([&] {
     start_threads(8, [&counters](int i) { count_forever(&*counters, static_cast<size_t>(i)); });
   });
-  Shared<std::atomic<int>> is_frozen;
+  Shared<std::atomic<pid_t>> tracer;
   Child dumper([] {},
                [&]() -> int {
                  TracerTask task;
                  frozen(child.pid(), task, [&](Freeze&) {
-                   *is_frozen = 1;
+                   *tracer = task.pid();
                    for (;;) {
                      ::pause();
                    }
                  });
                  return 1;
                });
-  wait_until("it is frozen", [&] { return is_frozen->load() == 1; });
+  wait_until("it is frozen", [&] { return tracer->load() != 0; });
   check_all_stand_still(child.pid(), *counters);
   ::kill(dumper.pid(), SIGKILL);
   dumper.finish();
-  CHECK(::waitpid(-1, nullptr, __WALL) > 0);  // its tracer task
+  reap_orphan(*tracer);
   const uint64_t before = sum(*counters);
   wait_until("they run again", [&] {
     return sum(*counters) > before && status_line(child.pid(), "TracerPid") == "0";
@@ -290,15 +290,7 @@ TEST(freeze_refuses) {
 TEST(freeze_gives_up_in_time) {
   Shared<Counters> counters;
   Child child([&] { start_threads(3, [&](int n) { count_forever(&*counters, n); }); },
-              [] {
-                const pid_t pid = ::vfork();
-                if (pid == 0) {
-                  for (;;) {
-                    ::syscall(SYS_pause);
-                  }
-                }
-                return ::waitpid(pid, nullptr, 0) == pid ? 0 : 1;
-              });
+              wait_in_vfork);
   const pid_t pid = child.pid();
   wait_until("it waits", [&] { return state_of(pid, pid) == 'D'; });
   const auto runs_free = [&] {

@@ -60,6 +60,19 @@ void remove_all(Rig& rig) {
   CHECK_EQ(remains_in(rig).size(), 0u);
 }
 
+// A dumper dies, and the next one removes what it left: of neither does anything remain.
+void check_death(Spinner& spinner, const Death& death) {
+  const std::string before = snapshot(spinner.pid());
+  DyingDumper(spinner.pid(), death.step, death.times, start_helper).wait_dead();
+  // Until it has found its way back, its signals are blocked, and it may have yet to make a helper.
+  wait_spinning(TargetMemory(spinner.pid()));
+  wait_until(death.name, [&] { return all_children_are_zombies(spinner.pid()); });
+  Rig rig(spinner.pid());
+  remove_all(rig);
+  check_unchanged(spinner.pid(), before);
+  spinner.check(death.name);
+}
+
 // A helper of a dumper process that holds it until killed.
 class OtherDumper {
  public:
@@ -67,6 +80,7 @@ class OtherDumper {
       : child_([] {},
                [this, target] {
                  Rig rig(target);
+                 *tracer_ = rig.task.pid();
                  rig.task.run([&] {
                    const auto helper = rig.start_helper();
                    *helper_ = helper->pid();
@@ -82,11 +96,12 @@ class OtherDumper {
   void kill() {
     ::kill(child_.pid(), SIGKILL);
     child_.finish();
-    ::waitpid(-1, nullptr, __WALL);  // its tracer task
+    reap_orphan(*tracer_);
   }
 
  private:
   Shared<std::atomic<pid_t>> helper_;
+  Shared<std::atomic<pid_t>> tracer_;
   Child child_;
 };
 
@@ -96,14 +111,7 @@ TEST(helper_dumper_dies_at_each_step) {
   const AdoptsOrphans adopts;
   for (const Death& death : kHelperDeaths) {
     Spinner spinner(50);
-    const std::string before = snapshot(spinner.pid());
-    DyingDumper(spinner.pid(), death.step, death.times, start_helper).wait_dead();
-    wait_until(death.name, [&] { return all_children_are_zombies(spinner.pid()); });
-    wait_spinning(TargetMemory(spinner.pid()));
-    Rig rig(spinner.pid());
-    remove_all(rig);
-    check_unchanged(spinner.pid(), before);
-    spinner.check(death.name);
+    check_death(spinner, death);
   }
 }
 
@@ -114,13 +122,7 @@ TEST(helper_dumper_of_a_filtered_target_dies) {
       continue;  // thread_remote.h names what remains
     }
     Spinner spinner([] { kill_on_all_that_helpers_do(); }, 51, false);
-    const std::string before = snapshot(spinner.pid());
-    DyingDumper(spinner.pid(), death.step, death.times, start_helper).wait_dead();
-    wait_until(death.name, [&] { return all_children_are_zombies(spinner.pid()); });
-    Rig rig(spinner.pid());
-    remove_all(rig);
-    check_unchanged(spinner.pid(), before);
-    spinner.check(death.name);
+    check_death(spinner, death);
   }
 }
 

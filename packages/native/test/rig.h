@@ -4,9 +4,7 @@
 #include <signal.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <chrono>
-#include <initializer_list>
 #include <memory>
 #include <string>
 #include <vector>
@@ -19,8 +17,11 @@
 #include "target/target_memory.h"
 #include "target/thread_remote.h"
 #include "target/tracer_task.h"
+#include "tools.h"
 
 namespace sluice::test {
+
+using arch::make_call;
 
 // Far beyond what anything here takes: a limit that is hit is a failure.
 inline Deadline far_off() { return Clock::now() + std::chrono::minutes(1); }
@@ -55,13 +56,6 @@ struct Rig {
   arch::Gadgets gadgets;
 };
 
-inline arch::Call make_call(long number, std::initializer_list<uint64_t> args = {}) {
-  arch::Call call;
-  call.number = number;
-  std::copy(args.begin(), args.end(), call.args);
-  return call;
-}
-
 // A dumper process that dies by SIGKILL when it comes to `step` for the `times`th time. It stands
 // at that step until it is dead, and then its tracer task is too. `work(rig)` runs in that task.
 class DyingDumper {
@@ -75,6 +69,7 @@ class DyingDumper {
                  times_ = times;
                  steps::g_hook = &DyingDumper::on_step;
                  Rig rig(target);
+                 *tracer_ = rig.task.pid();
                  rig.task.run([&] { work(rig); });
                  return 1;
                }) {}
@@ -86,7 +81,7 @@ class DyingDumper {
       throw Failure{__FILE__, __LINE__,
                     "the dumper did not come to the step, but to " + std::to_string(result)};
     }
-    ::waitpid(-1, nullptr, __WALL);
+    reap_orphan(*tracer_);
   }
 
  private:
@@ -102,6 +97,7 @@ class DyingDumper {
   static inline pid_t dumper_;
   static inline steps::Step step_;
   static inline int times_;
+  Shared<std::atomic<pid_t>> tracer_;
   Child child_;
 };
 

@@ -15,7 +15,8 @@ namespace {
 bool sleeper_heals(const Death& death, long milliseconds) {
   struct Memory {
     timespec time;
-    std::atomic<int> state;
+    std::atomic<bool> woke;
+    std::atomic<bool> dumper_dead;
     long result;
     char wrong[512];
   };
@@ -28,14 +29,16 @@ bool sleeper_heals(const Death& death, long milliseconds) {
                 const std::string wrong = hold_in_call(9, sleep, &memory->result);
                 const bool whole = Clock::now() - start >= std::chrono::milliseconds(milliseconds);
                 wrong.copy(memory->wrong, sizeof memory->wrong - 1);
-                memory->state = 1;
+                memory->woke = true;
+                // A dumper that comes too late must find somebody.
+                wait_until("the dumper is dead", [&] { return memory->dumper_dead.load(); });
                 return wrong.empty() && whole ? 0 : 1;
               });
-  wait_until("it sleeps", [&] {
-    return blocked_in(child.pid(), child.pid()) == SYS_nanosleep || memory->state == 1;
-  });
+  wait_until("it sleeps",
+             [&] { return blocked_in(child.pid(), child.pid()) == SYS_nanosleep || memory->woke; });
   DyingDumper(child.pid(), death.step, death.times, three_calls).wait_dead();
-  const bool in_time = memory->state == 0;
+  const bool in_time = !memory->woke;
+  memory->dumper_dead = true;
   if (child.finish() != 0 || memory->result != 0) {
     throw Failure{__FILE__, __LINE__,
                   std::string("slept with result ") + std::to_string(memory->result) +

@@ -131,16 +131,7 @@ TEST(thread_remote_dumper_of_a_filtered_target_dies) {
 }
 
 TEST(thread_remote_waits_out_no_vfork) {
-  Child child([] {},
-              [] {
-                const pid_t pid = ::vfork();
-                if (pid == 0) {
-                  for (;;) {
-                    ::syscall(SYS_pause);
-                  }
-                }
-                return ::waitpid(pid, nullptr, 0) == pid ? 0 : 1;
-              });
+  Child child([] {}, wait_in_vfork);
   wait_until("it waits", [&] { return state_of(child.pid(), child.pid()) == 'D'; });
   const std::string before = snapshot(child.pid());
   Rig rig(child.pid());
@@ -153,16 +144,7 @@ TEST(thread_remote_waits_out_no_vfork) {
 }
 
 TEST(thread_remote_takes_another_thread_than_one_in_vfork) {
-  Child child([] { start_threads(1, [](int) { ::pause(); }); },
-              [] {
-                const pid_t pid = ::vfork();
-                if (pid == 0) {
-                  for (;;) {
-                    ::syscall(SYS_pause);
-                  }
-                }
-                return ::waitpid(pid, nullptr, 0) == pid ? 0 : 1;
-              });
+  Child child([] { start_threads(1, [](int) { ::pause(); }); }, wait_in_vfork);
   wait_until("it waits", [&] { return state_of(child.pid(), child.pid()) == 'D'; });
   Rig rig(child.pid());
   CHECK_EQ(getpid_in(rig), child.pid());

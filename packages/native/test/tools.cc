@@ -1,6 +1,7 @@
 #include "tools.h"
 
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -42,6 +43,16 @@ void wait_until(const char* what, bool (*condition)(void*), void* argument) {
     const timespec pause{0, 200'000};
     ::nanosleep(&pause, nullptr);
   }
+}
+
+int wait_in_vfork() {
+  const pid_t pid = ::vfork();
+  if (pid == 0) {
+    for (;;) {
+      ::syscall(SYS_pause);
+    }
+  }
+  return ::waitpid(pid, nullptr, 0) == pid ? 0 : 1;
 }
 
 std::vector<pid_t> threads_of(pid_t pid) {
@@ -153,5 +164,7 @@ AdoptsOrphans::~AdoptsOrphans() {
   while (::wait4(-1, nullptr, __WALL, nullptr) > 0 || errno == EINTR) {
   }
 }
+
+void reap_orphan(pid_t pid) { CHECK_EQ(::waitpid(pid, nullptr, __WALL), pid); }
 
 }  // namespace sluice::test

@@ -77,6 +77,10 @@ void start_threads(int count, Work work) {
   }
 }
 
+// For bodies of children: waits in vfork(2), where nothing can stop it, until its own child is
+// killed. What the body is to exit with.
+int wait_in_vfork();
+
 using Random = std::mt19937_64;
 // 0 to `end` - 1.
 inline uint64_t below(Random& random, uint64_t end) { return random() % end; }
@@ -111,5 +115,7 @@ class AdoptsOrphans {
   AdoptsOrphans(const AdoptsOrphans&) = delete;
   AdoptsOrphans& operator=(const AdoptsOrphans&) = delete;
 };
+// Waits for the end of one of them; no other child is reaped that may end at the same time.
+void reap_orphan(pid_t pid);
 
 }  // namespace sluice::test

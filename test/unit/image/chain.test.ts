@@ -5,7 +5,6 @@ import type { Manifest } from '@sluice/core/image';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import {
-  at,
   below,
   IN_PARENT,
   own,
@@ -18,6 +17,7 @@ import {
   writeTestChain,
 } from './chain_support.js';
 import {
+  at,
   errorOf,
   naiveCrc32c,
   open,

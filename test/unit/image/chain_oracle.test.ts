@@ -10,7 +10,6 @@ import type { CapturedVma, LeftOutRange } from '@sluice/native';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import {
-  at,
   below,
   FINAL_ROUND,
   IN_PARENT,
@@ -20,7 +19,7 @@ import {
   type TestLevel,
   writeTestChain,
 } from './chain_support.js';
-import { open, PAGE, pattern, SMALL_PID, type TestRecord, vmaOf } from './support.js';
+import { at, open, PAGE, pattern, SMALL_PID, type TestRecord, vmaOf } from './support.js';
 
 const PAGES = 48;
 const SHARDS = 2;

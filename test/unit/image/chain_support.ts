@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import type { Manifest, WriteImageOptions, WriteImageProcess } from '@sluice/core/image';
 import type { CapturedVma, LeftOutRange } from '@sluice/native';
 import {
+  at,
   PAGE,
   pageTableOf,
   pattern,
@@ -16,9 +17,6 @@ import {
 
 /** Shard of a record that leaves its pages to the chain below. */
 export const IN_PARENT = 0xffff_ffff;
-
-/** Address of a page of the mappings in these tests. */
-export const at = (page: number) => SMALL_START + BigInt(page * PAGE);
 
 export const roundName = (round: number) => `round-${String(round).padStart(4, '0')}`;
 

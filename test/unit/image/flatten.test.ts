@@ -4,8 +4,9 @@ import { join } from 'node:path';
 import { flattenImage, nativeCrc32c } from '@sluice/core/image';
 import { describe, expect, test } from 'vitest';
 import { mountRefusal, SmallDisk } from '../../harness/temp.js';
-import { at, below, own, smallMemory, writeSmallChain, writeTestChain } from './chain_support.js';
+import { below, own, smallMemory, writeSmallChain, writeTestChain } from './chain_support.js';
 import {
+  at,
   errorOf,
   open,
   PAGE,

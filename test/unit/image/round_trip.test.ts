@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { MAX_READ_BYTES } from '@sluice/core/image';
 import { describe, expect, test } from 'vitest';
 import {
+  at,
   errorOf,
   open,
   PAGE,
@@ -16,8 +17,6 @@ import {
   writeSmallImage,
   writeTestImage,
 } from './support.js';
-
-const at = (page: number) => SMALL_START + BigInt(page * PAGE);
 
 describe('an image that was written', () => {
   test('is read back with all that the manifest says', async () => {

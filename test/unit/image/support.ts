@@ -152,6 +152,8 @@ export async function writeTestImage(image: TestImage): Promise<Manifest> {
 
 export const SMALL_PID = 77;
 export const SMALL_START = 0x7f00_0000_0000n;
+/** Address of a page of the small images. */
+export const at = (page: number) => SMALL_START + BigInt(page * PAGE);
 
 /**
  * Two shards of three and one page, one process with an anonymous mapping of eight pages: stored,
@@ -161,7 +163,6 @@ export async function writeSmallImage(
   dir: string,
   more: Partial<WriteImageOptions> = {},
 ): Promise<Manifest> {
-  const at = (page: number) => SMALL_START + BigInt(page * PAGE);
   const pageTable = pageTableOf([
     { address: at(0), pages: 2, shard: 0, offset: PAGE },
     { address: at(3), pages: 1, shard: 1, offset: 0 },

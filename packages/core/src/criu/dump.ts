@@ -31,8 +31,8 @@ export async function dumpForCriu(
 
 /**
  * Dumps into an image in a directory in `output`, has `write` make something else of it, and removes
- * it. The rounds of CRIU are in one file each, in the order of addresses, and nobody knows how many pages
- * come before one as long as they come in. On failure nothing is left of `output` either.
+ * it. A round of CRIU is in one file, in the order of addresses, and with more than one lane nobody knows
+ * how many pages come before one as long as they come in. On failure nothing is left of `output` either.
  */
 export async function throughImage<Value>(
   output: ImageDir,

@@ -71,7 +71,8 @@ export async function preDumpProcess(pid: number, options: PreDumpOptions): Prom
     return await throughImage(output, identity, dump, signal, meter, async (dumped) => {
       const [round] = dumped.captured.rounds;
       await using image = await openImage(round.dir);
-      const pages = await writeCriuRound(output.dir, image, round.captured, prevImagesDir, signal);
+      const how = { adopt: true, signal };
+      const pages = await writeCriuRound(output.dir, image, round.captured, prevImagesDir, how);
       const { capture, warnings } = dumped.result;
       return {
         pid,

@@ -8,7 +8,12 @@ import type { Image } from '../image/reader.js';
 import type { Captured } from '../session/capture.js';
 import { isCriuFile } from './names.js';
 import { statsOf, uptimeOf } from './round_facts.js';
-import { type CriuParent, type WrittenCriu, writeCriuDirectory } from './write_directory.js';
+import {
+  type CriuParent,
+  type WriteCriuOptions,
+  type WrittenCriu,
+  writeCriuDirectory,
+} from './write_directory.js';
 
 /**
  * Writes one round. A page counts as that of the parent only as far as it is as it was there: for a live
@@ -19,7 +24,7 @@ export async function writeCriuRound(
   image: Image,
   captured: RoundCaptured,
   link: string | undefined,
-  signal: AbortSignal,
+  how: Pick<WriteCriuOptions, 'adopt' | 'signal'>,
 ): Promise<WrittenCriu> {
   let parent: CriuParent | undefined;
   if (link !== undefined) {
@@ -38,7 +43,7 @@ export async function writeCriuRound(
     parent,
     uptimeMicroseconds: resetUptimeUs > 0 ? BigInt(resetUptimeUs) : uptimeOf(image),
     stats: statsOf(image.manifest.rounds.at(-1)),
-    signal,
+    ...how,
   });
 }
 
@@ -54,7 +59,7 @@ export async function writeCriuRounds(
     const below = index === 0 ? undefined : roundDir(index);
     await using image = await openImage(dir);
     const link = below === undefined || !live ? below : join('..', below);
-    await writeCriuRound(to, image, captured, link, signal);
+    await writeCriuRound(to, image, captured, link, { signal });
   }
 }
 

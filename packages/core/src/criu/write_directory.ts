@@ -3,6 +3,7 @@ import { rename, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { create, type MessageInitShape, toBinary } from '@bufbuild/protobuf';
 import { AbortError, fromNative } from '../errors.js';
+import { PAGE_BYTES } from '../image/layout.js';
 import { type PageSpan, union, without } from '../image/page_spans.js';
 import type { Image } from '../image/reader.js';
 import { syncDirectory } from '../image/writer.js';
@@ -38,6 +39,8 @@ export interface WriteCriuOptions {
   image: Image;
   /** Only the pages in the shards of the image itself, and not of those below. Default false. */
   ownOnly?: boolean | undefined;
+  /** Take the shard away from the image where it has what a pages file has. Default false. */
+  adopt?: boolean | undefined;
   /** The directory of images that the new one builds on. */
   parent?: CriuParent | undefined;
   /** When the pages were read, in microseconds after boot; later than the processes started. */
@@ -106,7 +109,21 @@ interface Pages extends WriteCriuOptions {
 }
 
 /** One pagemap, and the pages file that goes with it. */
-async function writePages({ dir, image, name, id, spans, below, signal }: Pages): Promise<void> {
+async function writePages(options: Pages): Promise<void> {
+  const { dir, image, name, id, spans, below, adopt, signal } = options;
+  const shard = adopt ? shardInOrder(image, pagesOf(spans)) : undefined;
+  if (shard !== undefined) await rename(join(image.dir, shard), join(dir, pagesFile(id)));
+  else await copyPages(options);
+  await using pagemap = await FileWriter.create(join(dir, name));
+  await pagemap.append(pagemapHead(id));
+  for (const entry of entriesOf(spans, below)) {
+    throwIfAborted(signal);
+    await pagemap.append(pagemapRecord(entry, entry.flags));
+  }
+  await pagemap.finish();
+}
+
+async function copyPages({ dir, image, id, spans, signal }: Pages): Promise<void> {
   await using pages = await FileWriter.create(join(dir, pagesFile(id)));
   for (const span of spans) {
     for await (const bytes of bytesIn(image, span)) {
@@ -115,13 +132,22 @@ async function writePages({ dir, image, name, id, spans, below, signal }: Pages)
     }
   }
   await pages.finish();
-  await using pagemap = await FileWriter.create(join(dir, name));
-  await pagemap.append(pagemapHead(id));
-  for (const entry of entriesOf(spans, below)) {
-    throwIfAborted(signal);
-    await pagemap.append(pagemapRecord(entry, entry.flags));
+}
+
+/** The only shard of an image of one process, if it has these pages and nothing else, by address. */
+function shardInOrder(image: Image, pages: number): string | undefined {
+  const { shards, processes } = image.manifest;
+  const [shard] = shards;
+  const [process] = processes;
+  if (shard === undefined || process === undefined || shards.length + processes.length > 2) return;
+  let bytes = 0;
+  for (const run of image.runs(process.pid)) {
+    if (run.image > 0) continue;
+    if (run.offset !== bytes) return;
+    bytes += run.pages * PAGE_BYTES;
   }
-  await pagemap.finish();
+  const whole = bytes === pages * PAGE_BYTES && shard.bytes === BigInt(bytes);
+  return whole ? shard.file : undefined;
 }
 
 /** Spans here and in the parent by address, as few as possible. */

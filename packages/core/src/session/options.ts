@@ -241,7 +241,7 @@ export function resolveRestoreOptions(value: unknown): ResolvedRestoreOptions {
 export interface PreDumpOptions
   extends Pick<
     DumpOptions,
-    'lanes' | 'drains' | 'capture' | 'io' | 'budgetBytes' | 'freezeTimeoutMs' | 'signal' | 'logger'
+    'capture' | 'io' | 'budgetBytes' | 'freezeTimeoutMs' | 'signal' | 'logger'
   > {
   /** Directory for the images. Must not exist, or be empty. */
   imagesDir: string;
@@ -260,12 +260,14 @@ export interface PreDumpOptions
 export function resolvePreDumpOptions(
   value: unknown,
 ): ResolvedDumpOptions & { prevImagesDir: string | undefined } {
-  const { lanes, drains, capture, io, budgetBytes, freezeTimeoutMs, signal, logger } = dumpFields;
-  const fields = { lanes, drains, capture, io, budgetBytes, freezeTimeoutMs, signal, logger };
+  const { capture, io, budgetBytes, freezeTimeoutMs, signal, logger } = dumpFields;
+  const fields = { capture, io, budgetBytes, freezeTimeoutMs, signal, logger };
   const preDump = { imagesDir: path, prevImagesDir: v.optional(path), ...fields };
   const { imagesDir, prevImagesDir, ...rest } = parse(v.strictObject(preDump), value);
-  const dump = resolveDumpOptions({ ...rest, dir: imagesDir, tracker: 'soft-dirty', rounds: 1 });
-  return { ...dump, prevImagesDir };
+  // Pages come to a shard by address then, as CRIU has them, and need not be copied once more.
+  const inOrder = { lanes: 1, drains: 1 };
+  const round = { dir: imagesDir, tracker: 'soft-dirty', rounds: 1 };
+  return { ...resolveDumpOptions({ ...rest, ...round, ...inOrder }), prevImagesDir };
 }
 
 type Fields = Record<string, v.GenericSchema>;

@@ -28,7 +28,7 @@ Napi::Value kernel_facts_js(const Napi::CallbackInfo& info) {
     Napi::Object result = Napi::Object::New(env);
     result.Set("release", text(env, facts.release));
     result.Set("machine", text(env, facts.machine));
-    result.Set("pageSizeBytes", number(env, static_cast<double>(facts.page_size_bytes)));
+    result.Set("pageSizeBytes", number(env, facts.page_size_bytes));
     result.Set("probes", probes);
     return result;
   });
@@ -130,12 +130,12 @@ Napi::Value checksums_to_js(Napi::Env env, const std::vector<uint32_t>& sums) {
 }
 
 void add_inspect_api(Napi::Env env, Napi::Object exports) {
-  exports.Set("kernelFacts", Napi::Function::New(env, kernel_facts_js));
-  exports.Set("targetFacts", Napi::Function::New(env, target_facts_js));
-  exports.Set("readMaps", Napi::Function::New(env, read_maps_js));
-  exports.Set("crc32c", Napi::Function::New(env, crc32c_js));
-  exports.Set("crc32cFile", Napi::Function::New(env, crc32c_file_js));
-  exports.Set("setFaults", Napi::Function::New(env, set_faults_js));
+  add_function(env, exports, "kernelFacts", kernel_facts_js);
+  add_function(env, exports, "targetFacts", target_facts_js);
+  add_function(env, exports, "readMaps", read_maps_js);
+  add_function(env, exports, "crc32c", crc32c_js);
+  add_function(env, exports, "crc32cFile", crc32c_file_js);
+  add_function(env, exports, "setFaults", set_faults_js);
 }
 
 }  // namespace sluice::addon

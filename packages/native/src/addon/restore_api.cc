@@ -1,51 +1,16 @@
-// Restores by number, as session_api.cc has it for dumps.
+// Restores by number, as handles.h has it.
 #include <cstring>
-#include <map>
 #include <memory>
-#include <mutex>
 
 #include "addon/api.h"
+#include "addon/handles.h"
 #include "addon/values.h"
 #include "restore/restore_session.h"
 
 namespace sluice::addon {
 namespace {
 
-std::mutex g_mutex;
-std::map<uint32_t, std::shared_ptr<RestoreSession>> g_restores;
-uint32_t g_next = 1;
-
-// Keeps the restore alive for the length of the call, even if it is closed meanwhile.
-std::shared_ptr<RestoreSession> restore_of(const Napi::CallbackInfo& info) {
-  const std::lock_guard<std::mutex> lock(g_mutex);
-  const auto found = g_restores.find(info[0].As<Napi::Number>().Uint32Value());
-  if (found == g_restores.end()) {
-    throw Error("CANCELLED", 0, "", 0, "the restore is closed");
-  }
-  return found->second;
-}
-
-using Body = Napi::Value (*)(const Napi::CallbackInfo& info, RestoreSession* restore);
-template <Body body>
-Napi::Value on_restore(const Napi::CallbackInfo& info) {
-  return guarded(info.Env(), [&] {
-    const auto restore = restore_of(info);
-    try {
-      return body(info, restore.get());
-    } catch (const Error& error) {
-      throw restore->explain(error);
-    }
-  });
-}
-
-uint64_t big_of(const Napi::Object& object, const char* name) {
-  bool lossless = false;
-  return object.Get(name).As<Napi::BigInt>().Uint64Value(&lossless);
-}
-int64_t big_signed_of(const Napi::Object& object, const char* name) {
-  bool lossless = false;
-  return object.Get(name).As<Napi::BigInt>().Int64Value(&lossless);
-}
+Handles<RestoreSession> g_restores("restore");
 
 VmaKind kind_of(const std::string& name) {
   for (const VmaKind kind : {VmaKind::kAnonymous, VmaKind::kPrivateFile, VmaKind::kSharedFile,
@@ -122,56 +87,24 @@ Napi::Value restore_open(const Napi::CallbackInfo& info) {
     options.stored = ranges_of(given.Get("stored"));
     options.left_out = ranges_of(given.Get("leftOut"));
     options.freeze_timeout_ms = static_cast<uint64_t>(integer_of(given, "freezeTimeoutMs"));
-    const auto restore = std::make_shared<RestoreSession>(std::move(options));
-    const std::lock_guard<std::mutex> lock(g_mutex);
-    const uint32_t handle = g_next++;
-    g_restores.emplace(handle, restore);
-    return number(env, handle);
+    return number(env, g_restores.add(std::make_shared<RestoreSession>(std::move(options))));
   });
-}
-
-Napi::Value restore_close(const Napi::CallbackInfo& info) {
-  std::shared_ptr<RestoreSession> closing;
-  const std::lock_guard<std::mutex> lock(g_mutex);
-  const auto found = g_restores.find(info[0].As<Napi::Number>().Uint32Value());
-  if (found != g_restores.end()) {
-    closing = std::move(found->second);
-    g_restores.erase(found);
-  }
-  return info.Env().Undefined();
-}
-
-Napi::Value restore_cancel(const Napi::CallbackInfo& info, RestoreSession* restore) {
-  restore->cancel();
-  return info.Env().Undefined();
 }
 
 Napi::Value restore_result(const Napi::CallbackInfo& info, RestoreSession* restore) {
   const Napi::Env env = info.Env();
   const RestoreResult& result = restore->result();
   Napi::Object object = Napi::Object::New(env);
-  const auto set = [&](const char* name, auto value) {
-    object.Set(name, number(env, static_cast<double>(value)));
-  };
+  const auto set = [&](const char* name, auto value) { object.Set(name, number(env, value)); };
   set("pagesWritten", result.pages_written);
   set("pagesDropped", result.pages_dropped);
-  set("mappingsMapped", result.mappings_mapped);
-  set("mappingsUnmapped", result.mappings_unmapped);
-  set("mappingsProtected", result.mappings_protected);
+  set("mappingsMapped", result.mappings.mapped);
+  set("mappingsUnmapped", result.mappings.unmapped);
+  set("mappingsProtected", result.mappings.protection_changed);
   set("freezingUs", result.freezing_us);
   set("frozenUs", result.frozen_us);
-  object.Set("warnings", texts(env, result.warnings));
+  object.Set("warnings", texts(env, result.mappings.warnings));
   return object;
-}
-
-Napi::Value restore_attach(const Napi::CallbackInfo& info, RestoreSession* restore) {
-  restore->attach();
-  return info.Env().Undefined();
-}
-
-Napi::Value restore_check(const Napi::CallbackInfo& info, RestoreSession* restore) {
-  restore->check();
-  return info.Env().Undefined();
 }
 
 Napi::Value restore_freeze(const Napi::CallbackInfo& info, RestoreSession* restore) {
@@ -186,20 +119,9 @@ Napi::Value restore_holds(const Napi::CallbackInfo& info, RestoreSession* restor
   return Napi::Boolean::New(info.Env(), same);
 }
 
-Napi::Value restore_apply(const Napi::CallbackInfo& info, RestoreSession* restore) {
-  restore->apply();
-  return info.Env().Undefined();
-}
-
-Napi::Value restore_write(const Napi::CallbackInfo& info, RestoreSession* restore) {
+void restore_write(const Napi::CallbackInfo& info, RestoreSession* restore) {
   const auto given = info[2].As<Napi::Uint8Array>();
   restore->write(ranges_of(info[1]), {given.Data(), given.ByteLength()});
-  return info.Env().Undefined();
-}
-
-Napi::Value restore_thaw(const Napi::CallbackInfo& info, RestoreSession* restore) {
-  restore->thaw();
-  return info.Env().Undefined();
 }
 
 Napi::Value restore_detach(const Napi::CallbackInfo& info, RestoreSession* restore) {
@@ -209,21 +131,18 @@ Napi::Value restore_detach(const Napi::CallbackInfo& info, RestoreSession* resto
 }  // namespace
 
 void add_restore_api(Napi::Env env, Napi::Object exports) {
-  const auto add = [&](const char* name, Napi::Value (*function)(const Napi::CallbackInfo&)) {
-    exports.Set(name, Napi::Function::New(env, function, name));
-  };
-  add("restoreOpen", restore_open);
-  add("restoreClose", restore_close);
-  add("restoreCancel", on_restore<restore_cancel>);
-  add("restoreResult", on_restore<restore_result>);
-  add("restoreAttach", on_restore<restore_attach>);
-  add("restoreCheck", on_restore<restore_check>);
-  add("restoreFreeze", on_restore<restore_freeze>);
-  add("restoreHolds", on_restore<restore_holds>);
-  add("restoreApply", on_restore<restore_apply>);
-  add("restoreWrite", on_restore<restore_write>);
-  add("restoreThaw", on_restore<restore_thaw>);
-  add("restoreDetach", on_restore<restore_detach>);
+  add_function(env, exports, "restoreOpen", restore_open);
+  add_function(env, exports, "restoreClose", close_handle<g_restores>);
+  add_function(env, exports, "restoreCancel", on<g_restores, &RestoreSession::cancel>);
+  add_function(env, exports, "restoreResult", on<g_restores, restore_result>);
+  add_function(env, exports, "restoreAttach", on<g_restores, &RestoreSession::attach>);
+  add_function(env, exports, "restoreCheck", on<g_restores, &RestoreSession::check>);
+  add_function(env, exports, "restoreFreeze", on<g_restores, restore_freeze>);
+  add_function(env, exports, "restoreHolds", on<g_restores, restore_holds>);
+  add_function(env, exports, "restoreApply", on<g_restores, &RestoreSession::apply>);
+  add_function(env, exports, "restoreWrite", on<g_restores, restore_write>);
+  add_function(env, exports, "restoreThaw", on<g_restores, &RestoreSession::thaw>);
+  add_function(env, exports, "restoreDetach", on<g_restores, restore_detach>);
 }
 
 }  // namespace sluice::addon

@@ -1,45 +1,17 @@
-// Sessions by number. Each worker thread loads the addon anew, but they share this code's memory,
-// so a number from the main thread means the same session everywhere.
-#include <map>
+// Dumps by number, as handles.h has it.
 #include <memory>
-#include <mutex>
 
 #include "addon/api.h"
+#include "addon/handles.h"
 #include "addon/values.h"
 #include "session/dump_session.h"
 
 namespace sluice::addon {
 namespace {
 
-std::mutex g_mutex;
-std::map<uint32_t, std::shared_ptr<DumpSession>> g_sessions;
-uint32_t g_next = 1;
-
-// Keeps the session alive for the length of the call, even if it is closed meanwhile.
-std::shared_ptr<DumpSession> session_of(const Napi::CallbackInfo& info) {
-  const std::lock_guard<std::mutex> lock(g_mutex);
-  const auto found = g_sessions.find(info[0].As<Napi::Number>().Uint32Value());
-  if (found == g_sessions.end()) {
-    throw Error("CANCELLED", 0, "", 0, "the session is closed");
-  }
-  return found->second;
-}
+Handles<DumpSession> g_sessions("session");
 
 size_t index_of(const Napi::CallbackInfo& info) { return info[1].As<Napi::Number>().Uint32Value(); }
-
-// A function of the addon that works on the session its first argument names.
-using Body = Napi::Value (*)(const Napi::CallbackInfo& info, DumpSession* session);
-template <Body body>
-Napi::Value on_session(const Napi::CallbackInfo& info) {
-  return guarded(info.Env(), [&] {
-    const auto session = session_of(info);
-    try {
-      return body(info, session.get());
-    } catch (const Error& error) {
-      throw session->explain(error);
-    }
-  });
-}
 
 CaptureMode capture_mode(const std::string& name) {
   return name == "vmsplice" ? CaptureMode::kVmsplice
@@ -103,16 +75,9 @@ Napi::Value session_open(const Napi::CallbackInfo& info) {
     options.hand_over = given.Get("handOver").ToBoolean();
     options.known = normalised(ranges_of(given.Get("known")));
     const auto session = std::make_shared<DumpSession>(options);
-
-    uint32_t number_given = 0;
-    {
-      const std::lock_guard<std::mutex> lock(g_mutex);
-      number_given = g_next++;
-      g_sessions.emplace(number_given, session);
-    }
     const TargetIdentity& identity = session->identity();
     Napi::Object result = Napi::Object::New(env);
-    result.Set("session", number(env, number_given));
+    result.Set("session", number(env, g_sessions.add(session)));
     result.Set("name", text(env, identity.name));
     result.Set("commandLine", texts(env, identity.command_line));
     result.Set("executable", text(env, identity.executable));
@@ -122,36 +87,19 @@ Napi::Value session_open(const Napi::CallbackInfo& info) {
   });
 }
 
-Napi::Value session_close(const Napi::CallbackInfo& info) {
-  std::shared_ptr<DumpSession> closing;
-  const std::lock_guard<std::mutex> lock(g_mutex);
-  const auto found = g_sessions.find(info[0].As<Napi::Number>().Uint32Value());
-  if (found != g_sessions.end()) {
-    closing = std::move(found->second);
-    g_sessions.erase(found);
-  }
-  return info.Env().Undefined();
-}
-
-Napi::Value session_cancel(const Napi::CallbackInfo& info, DumpSession* session) {
-  session->cancel();
-  return info.Env().Undefined();
-}
-
 Napi::Value session_progress(const Napi::CallbackInfo& info, DumpSession* session) {
   const Napi::Env env = info.Env();
   Napi::Object result = Napi::Object::New(env);
-  result.Set("pagesCaptured", number(env, static_cast<double>(session->pages_captured())));
-  result.Set("bytesDrained", number(env, static_cast<double>(session->bytes_drained())));
+  result.Set("pagesCaptured", number(env, session->pages_captured()));
+  result.Set("bytesDrained", number(env, session->bytes_drained()));
   result.Set("frozen", session->frozen());
   return result;
 }
 
-Napi::Value session_set_cuts(const Napi::CallbackInfo& info, DumpSession* session) {
+void session_set_cuts(const Napi::CallbackInfo& info, DumpSession* session) {
   const auto cuts = info[2].As<Napi::BigUint64Array>();
   session->set_cuts(whole_at(info, 1),
                     std::vector<uint64_t>(cuts.Data(), cuts.Data() + cuts.ElementLength()));
-  return info.Env().Undefined();
 }
 
 Napi::Object vma_to_js(Napi::Env env, const PlannedVma& planned, const std::string& flags) {
@@ -198,27 +146,22 @@ Napi::Value session_finish_round(const Napi::CallbackInfo& info, DumpSession* se
              }));
   const auto table = encode_page_table(captured.table.runs);
   result.Set("pageTable", bytes(env, table.data(), table.size()));
-  const auto pages = static_cast<double>(captured.table.stored_pages);
-  result.Set("pagesWritten", number(env, pages));
-  result.Set("pagesAliased", number(env, static_cast<double>(captured.table.aliased_pages)));
-  result.Set("pagesScanned", number(env, pages + static_cast<double>(captured.table.aliased_pages +
-                                                                     captured.table.parent_pages)));
-  result.Set("pagesInParent", number(env, static_cast<double>(captured.table.parent_pages)));
+  const PageTable& pages = captured.table;
+  result.Set("pagesWritten", number(env, pages.stored_pages));
+  result.Set("pagesAliased", number(env, pages.aliased_pages));
+  result.Set("pagesScanned",
+             number(env, pages.stored_pages + pages.aliased_pages + pages.parent_pages));
+  result.Set("pagesInParent", number(env, pages.parent_pages));
   result.Set("scanUs", number(env, captured.scan_us));
   result.Set("freezingUs", number(env, captured.freezing_us));
   result.Set("frozenUs", number(env, captured.frozen_us));
   result.Set("memdumpUs", number(env, captured.memdump_us));
   result.Set("memwriteUs", number(env, captured.memwrite_us));
-  result.Set("pinnedPeakBytes", number(env, static_cast<double>(captured.pinned_peak_bytes)));
+  result.Set("pinnedPeakBytes", number(env, captured.pinned_peak_bytes));
   result.Set("covered", ranges_to_js(env, captured.covered));
-  result.Set("resetUptimeUs", number(env, static_cast<double>(captured.reset_uptime_us)));
+  result.Set("resetUptimeUs", number(env, captured.reset_uptime_us));
   result.Set("warnings", texts(env, captured.plan.warnings));
   return result;
-}
-
-Napi::Value control_attach(const Napi::CallbackInfo& info, DumpSession* session) {
-  session->control_attach();
-  return info.Env().Undefined();
 }
 
 Napi::Value control_prepare(const Napi::CallbackInfo& info, DumpSession* session) {
@@ -239,7 +182,7 @@ Napi::Value control_prepare(const Napi::CallbackInfo& info, DumpSession* session
     total += pages[i];
   }
   Napi::Object result = Napi::Object::New(env);
-  result.Set("round", number(env, static_cast<double>(round)));
+  result.Set("round", number(env, round));
   result.Set("starts", starts);
   result.Set("ends", ends);
   result.Set("pages", pages);
@@ -248,10 +191,9 @@ Napi::Value control_prepare(const Napi::CallbackInfo& info, DumpSession* session
   return result;
 }
 
-Napi::Value control_capture(const Napi::CallbackInfo& info, DumpSession* session) {
+void control_capture(const Napi::CallbackInfo& info, DumpSession* session) {
   session->control_capture(whole_at(info, 1), whole_at(info, 2),
                            text_at(info, 3) == "stop" ? After::kStop : After::kResume);
-  return info.Env().Undefined();
 }
 
 Napi::Value control_release(const Napi::CallbackInfo& info, DumpSession* session) {
@@ -281,24 +223,20 @@ Napi::Value lane_track(const Napi::CallbackInfo& info, DumpSession* session) {
   return result;
 }
 
-Napi::Value lane_capture(const Napi::CallbackInfo& info, DumpSession* session) {
+void lane_capture(const Napi::CallbackInfo& info, DumpSession* session) {
   session->lane_capture(index_of(info), whole_at(info, 2), whole_at(info, 3));
-  return info.Env().Undefined();
 }
 
-Napi::Value lane_detach(const Napi::CallbackInfo& info, DumpSession* session) {
+void lane_detach(const Napi::CallbackInfo& info, DumpSession* session) {
   session->lane_detach(index_of(info));
-  return info.Env().Undefined();
 }
 
-Napi::Value drain_open(const Napi::CallbackInfo& info, DumpSession* session) {
+void drain_open(const Napi::CallbackInfo& info, DumpSession* session) {
   session->drain_open(index_of(info), whole_at(info, 2), text_at(info, 3), whole_at(info, 4));
-  return info.Env().Undefined();
 }
 
-Napi::Value drain_run(const Napi::CallbackInfo& info, DumpSession* session) {
+void drain_run(const Napi::CallbackInfo& info, DumpSession* session) {
   session->drain_run(index_of(info), whole_at(info, 2), whole_at(info, 3));
-  return info.Env().Undefined();
 }
 
 Napi::Value drain_seal(const Napi::CallbackInfo& info, DumpSession* session) {
@@ -307,7 +245,7 @@ Napi::Value drain_seal(const Napi::CallbackInfo& info, DumpSession* session) {
       session->drain_seal(index_of(info), whole_at(info, 2), whole_at(info, 3));
   Napi::Object result = Napi::Object::New(env);
   result.Set("file", text(env, sealed.file));
-  result.Set("bytes", number(env, static_cast<double>(sealed.bytes)));
+  result.Set("bytes", number(env, sealed.bytes));
   result.Set("io", sealed.direct ? "direct" : "buffered");
   result.Set("ioReason", text(env, sealed.io_reason));
   result.Set("crcs", checksums_to_js(env, sealed.crcs));
@@ -319,27 +257,24 @@ Napi::Value drain_seal(const Napi::CallbackInfo& info, DumpSession* session) {
 }  // namespace
 
 void add_session_api(Napi::Env env, Napi::Object exports) {
-  const auto add = [&](const char* name, Napi::Value (*function)(const Napi::CallbackInfo&)) {
-    exports.Set(name, Napi::Function::New(env, function, name));
-  };
-  add("sessionOpen", session_open);
-  add("sessionClose", session_close);
-  add("sessionCancel", on_session<session_cancel>);
-  add("sessionProgress", on_session<session_progress>);
-  add("sessionSetCuts", on_session<session_set_cuts>);
-  add("sessionFinishRound", on_session<session_finish_round>);
-  add("controlAttach", on_session<control_attach>);
-  add("controlPrepare", on_session<control_prepare>);
-  add("controlCapture", on_session<control_capture>);
-  add("controlRelease", on_session<control_release>);
-  add("controlDetach", on_session<control_detach>);
-  add("laneAttach", on_session<lane_attach>);
-  add("laneTrack", on_session<lane_track>);
-  add("laneCapture", on_session<lane_capture>);
-  add("laneDetach", on_session<lane_detach>);
-  add("drainOpen", on_session<drain_open>);
-  add("drainRun", on_session<drain_run>);
-  add("drainSeal", on_session<drain_seal>);
+  add_function(env, exports, "sessionOpen", session_open);
+  add_function(env, exports, "sessionClose", close_handle<g_sessions>);
+  add_function(env, exports, "sessionCancel", on<g_sessions, &DumpSession::cancel>);
+  add_function(env, exports, "sessionProgress", on<g_sessions, session_progress>);
+  add_function(env, exports, "sessionSetCuts", on<g_sessions, session_set_cuts>);
+  add_function(env, exports, "sessionFinishRound", on<g_sessions, session_finish_round>);
+  add_function(env, exports, "controlAttach", on<g_sessions, &DumpSession::control_attach>);
+  add_function(env, exports, "controlPrepare", on<g_sessions, control_prepare>);
+  add_function(env, exports, "controlCapture", on<g_sessions, control_capture>);
+  add_function(env, exports, "controlRelease", on<g_sessions, control_release>);
+  add_function(env, exports, "controlDetach", on<g_sessions, control_detach>);
+  add_function(env, exports, "laneAttach", on<g_sessions, lane_attach>);
+  add_function(env, exports, "laneTrack", on<g_sessions, lane_track>);
+  add_function(env, exports, "laneCapture", on<g_sessions, lane_capture>);
+  add_function(env, exports, "laneDetach", on<g_sessions, lane_detach>);
+  add_function(env, exports, "drainOpen", on<g_sessions, drain_open>);
+  add_function(env, exports, "drainRun", on<g_sessions, drain_run>);
+  add_function(env, exports, "drainSeal", on<g_sessions, drain_seal>);
 }
 
 }  // namespace sluice::addon

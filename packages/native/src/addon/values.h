@@ -40,7 +40,10 @@ inline Napi::BigInt big(Napi::Env env, uint64_t value) { return Napi::BigInt::Ne
 inline Napi::BigInt big_signed(Napi::Env env, int64_t value) {
   return Napi::BigInt::New(env, value);
 }
-inline Napi::Number number(Napi::Env env, double value) { return Napi::Number::New(env, value); }
+template <typename Value>
+Napi::Number number(Napi::Env env, Value value) {
+  return Napi::Number::New(env, static_cast<double>(value));
+}
 // Bytes that are not UTF-8 (names of threads and files may be anything) become U+FFFD.
 inline Napi::String text(Napi::Env env, const std::string& value) {
   return Napi::String::New(env, value);
@@ -90,8 +93,21 @@ inline std::vector<PageRange> ranges_of(const Napi::Value& given) {
 inline int64_t integer_of(const Napi::Object& object, const char* name) {
   return object.Get(name).As<Napi::Number>().Int64Value();
 }
+inline uint64_t big_of(const Napi::Object& object, const char* name) {
+  bool lossless = false;
+  return object.Get(name).As<Napi::BigInt>().Uint64Value(&lossless);
+}
+inline int64_t big_signed_of(const Napi::Object& object, const char* name) {
+  bool lossless = false;
+  return object.Get(name).As<Napi::BigInt>().Int64Value(&lossless);
+}
 inline std::string text_of(const Napi::Object& object, const char* name) {
   return object.Get(name).As<Napi::String>().Utf8Value();
+}
+
+inline void add_function(Napi::Env env, Napi::Object exports, const char* name,
+                         Napi::Value (*function)(const Napi::CallbackInfo&)) {
+  exports.Set(name, Napi::Function::New(env, function, name));
 }
 
 }  // namespace sluice::addon

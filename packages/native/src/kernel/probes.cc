@@ -109,7 +109,7 @@ Probe probe_map_files() {
   const pid_t self = ::getpid();
   const std::vector<Mapping> maps = read_maps(self);
   const auto file = std::find_if(maps.begin(), maps.end(),
-                                 [](const Mapping& m) { return m.inode != 0 && !is_deleted(m); });
+                                 [](const Mapping& m) { return has_file(m) && !is_deleted(m); });
   if (file == maps.end()) {
     return {false, "this process has no file mapped to try it with"};
   }

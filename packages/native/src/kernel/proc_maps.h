@@ -29,6 +29,12 @@ struct Mapping {
   bool operator==(const Mapping&) const = default;
 };
 
+// Whether an object is behind it. Its inode alone does not tell: the first System V segment of an
+// IPC namespace has number 0.
+inline bool has_file(const Mapping& mapping) {
+  return mapping.inode != 0 || mapping.dev_major != 0 || mapping.dev_minor != 0;
+}
+
 // The lines as the kernel prints them, each with its newline. The result is ascending and does not
 // overlap: while a process changes its mappings, a line can go back to before the end of the last
 // one; what is newer holds. Anything else throws SYSTEM.

@@ -13,6 +13,7 @@ constexpr int kFlagsField = 9;
 constexpr int kThreadsField = 20;
 constexpr int kStartTimeField = 22;
 constexpr int kExitSignalField = 38;
+constexpr int kStartBreakField = 47;
 constexpr int kExitCodeField = 52;
 
 // Fields 4 to 22, of which some are signed; start time would not fit int64_t after 2.9 billion
@@ -51,6 +52,8 @@ void parse_late_fields(std::string_view text, ProcStat& stat) {
     int64_t value = 0;
     if ((field == kExitSignalField || field == kExitCodeField) && token.take_signed(value)) {
       (field == kExitSignalField ? stat.exit_signal : stat.exit_code) = static_cast<int>(value);
+    } else if (field == kStartBreakField) {
+      token.take_decimal(stat.start_break);
     }
     text = end == std::string_view::npos ? std::string_view() : text.substr(end + 1);
   }

@@ -1,4 +1,4 @@
-// /proc/PID/stat: what tells one process from a later one with the same pid.
+// /proc/PID/stat: what tells one process from a later one with the same pid, and a little more.
 #pragma once
 
 #include <sys/types.h>
@@ -18,6 +18,8 @@ struct ProcStat {
   uint64_t flags = 0;  // PF_* of the kernel
   unsigned num_threads = 0;
   uint64_t start_time_ticks = 0;  // after boot, field 22
+  // Where the area that brk(2) moves begins, field 47; 0 where the caller may not trace it.
+  uint64_t start_break = 0;
   // Of a zombie: the signal that told its parent, and its status as wait(2) gives it (0 where the
   // caller may not trace it). Fields 38 and 52; -1 on a kernel that prints fewer.
   int exit_signal = -1;

@@ -26,9 +26,8 @@ class PlanMaker {
   PlanMaker(MappedFiles* files, CapturePlan* plan) : files_(files), plan_(plan) {}
 
   void add(const Mapping& mapping) {
-    const bool has_file = mapping.inode != 0;
-    PlannedVma vma =
-        classify(mapping, has_file ? files_->look_up(mapping) : std::optional<MappedFile>());
+    PlannedVma vma = classify(
+        mapping, has_file(mapping) ? files_->look_up(mapping) : std::optional<MappedFile>());
     switch (vma.kind) {
       case VmaKind::kAnonymous:
       case VmaKind::kPrivateFile:
@@ -196,7 +195,7 @@ PlannedVma classify(const Mapping& mapping, const std::optional<MappedFile>& fil
     return exclude("memfd_secret: the kernel lets nobody else read it");
   } else if (starts_with(path, "anon_inode:")) {
     return exclude("shared with a kernel object");
-  } else if (mapping.inode == 0) {
+  } else if (!has_file(mapping)) {
     vma.kind = VmaKind::kAnonymous;
   } else if (!file) {
     // Behind it may be a device, whose registers are not to be touched.

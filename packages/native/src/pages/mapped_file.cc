@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <linux/magic.h>
-#include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/sysmacros.h>
 
@@ -36,6 +35,34 @@ bool memory_backed_by_name(const std::string& path) {
 
 }  // namespace
 
+void note_status(const struct stat& status, MappedFile* file) {
+  file->device = status.st_dev;
+  file->inode = status.st_ino;
+  file->bytes = static_cast<uint64_t>(status.st_size);
+  file->modified_ns = nanoseconds(status.st_mtim);
+  file->changed_ns = nanoseconds(status.st_ctim);
+  file->character_device = S_ISCHR(status.st_mode);
+  file->zero_device = file->character_device && status.st_rdev == makedev(1, 5);
+}
+
+std::string differing_file(const MappedFile& was, const MappedFile& is, bool times) {
+  std::string text;
+  const auto compare = [&](const char* what, auto then, auto now) {
+    if (then != now) {
+      text += (text.empty() ? "" : "; ") + std::string(what) + " " + std::to_string(then) +
+              ", now " + std::to_string(now);
+    }
+  };
+  compare("device", was.device, is.device);
+  compare("inode", was.inode, is.inode);
+  compare("size", was.bytes, is.bytes);
+  if (times) {
+    compare("modification time", was.modified_ns, is.modified_ns);
+    compare("change time", was.changed_ns, is.changed_ns);
+  }
+  return text;
+}
+
 const std::optional<MappedFile>& MappedFiles::look_up(const Mapping& mapping) {
   const Key key{mapping.dev_major, mapping.dev_minor, mapping.inode, mapping.path};
   std::optional<MappedFile>& result = known_[key];
@@ -65,14 +92,7 @@ const std::optional<MappedFile>& MappedFiles::look_up(const Mapping& mapping) {
   } else {
     return result;
   }
-  file.device = mapped.st_dev;
-  file.inode = mapped.st_ino;
-  file.bytes = static_cast<uint64_t>(mapped.st_size);
-  file.modified_ns = nanoseconds(mapped.st_mtim);
-  file.changed_ns = nanoseconds(mapped.st_ctim);
-  file.character_device = S_ISCHR(mapped.st_mode);
-  file.zero_device = file.character_device && mapped.st_rdev == makedev(1, 5);
-
+  note_status(mapped, &file);
   struct statfs system{};
   const std::string& at = file.reachable ? through_root : map_files_path(pid_, mapping);
   if (statfs(at.c_str(), &system) == 0) {

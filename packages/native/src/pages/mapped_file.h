@@ -1,6 +1,7 @@
 // The file behind a mapping: what it is, whether a name still leads to it, where it has data.
 #pragma once
 
+#include <sys/stat.h>
 #include <sys/types.h>
 
 #include <map>
@@ -28,6 +29,12 @@ struct MappedFile {
   bool zero_device = false;  // /dev/zero
   bool reachable = false;    // `path` leads to this very file
 };
+
+// Notes in `file` what `status` says of it.
+void note_status(const struct stat& status, MappedFile* file);
+
+// What tells the file `is` from the file `was`, in words, "" for nothing. `times`: its times too.
+std::string differing_file(const MappedFile& was, const MappedFile& is, bool times);
 
 // Looks files up once each; a lookup costs some system calls, which are best made before a freeze.
 class MappedFiles {

@@ -215,7 +215,7 @@ class Planner {
         PresentVma rest = vma;
         rest.mapping.start = part.start;
         rest.mapping.end = part.end;
-        if (vma.mapping.inode != 0) {
+        if (has_file(vma.mapping)) {
           rest.mapping.offset += part.start - vma.mapping.start;
         }
         vmas.push_back(std::move(rest));
@@ -304,7 +304,7 @@ class Planner {
     call.protection = protection_of(mapping);
     call.map_flags = MAP_PRIVATE | (vacant ? MAP_FIXED_NOREPLACE : MAP_FIXED);
     const bool special = has_vm_flag(then.flags, "ss") || has_vm_flag(then.flags, "dp");
-    if (then.kind == VmaKind::kAnonymous && mapping.inode == 0 && !mapping.shared && !special) {
+    if (then.kind == VmaKind::kAnonymous && !has_file(mapping) && !mapping.shared && !special) {
       call.kind = Kind::kMapAnonymous;
       call.map_flags |= MAP_ANONYMOUS | (has_vm_flag(then.flags, "gd") ? MAP_GROWSDOWN : 0);
     } else if (then.kind == VmaKind::kPrivateFile && then.file && !mapping.shared) {
@@ -361,7 +361,7 @@ class Planner {
     call.range = range;
     call.optional = true;
     const std::string name = given_name(then.mapping);
-    if (then.mapping.inode == 0 && name != given_name(now.mapping)) {
+    if (!has_file(then.mapping) && name != given_name(now.mapping)) {
       call.kind = Kind::kName;
       call.name = name;
       add(&changes_, call);
@@ -443,14 +443,14 @@ const char* restore_call_name(RestoreCall::Kind kind) {
 }
 
 bool maps_same(const Mapping& a, const Mapping& b) {
-  if (a.shared != b.shared || a.inode != b.inode) {
+  if (a.shared != b.shared || a.inode != b.inode || has_file(a) != has_file(b)) {
     return false;
   }
   if (is_kernel_own(a) || is_kernel_own(b)) {
     return a.path == b.path;
   }
   // Objects of the kernel's internal file systems share inode numbers, so the name counts too.
-  return a.inode == 0 ||
+  return !has_file(a) ||
          (a.dev_major == b.dev_major && a.dev_minor == b.dev_minor &&
           plain_path(a) == plain_path(b) && a.offset - a.start == b.offset - b.start);
 }

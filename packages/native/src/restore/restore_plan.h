@@ -20,6 +20,11 @@ struct WantedVma {
   VmaKind kind = VmaKind::kAnonymous;
   std::string flags;  // VmFlags, "" if not known
   std::optional<MappedFile> file;
+
+  bool is_private() const { return kind == VmaKind::kAnonymous || kind == VmaKind::kPrivateFile; }
+  // All of it is written, whatever its object has in it now.
+  bool is_object() const { return kind == VmaKind::kSharedMemory || kind == VmaKind::kDeletedFile; }
+  PageRange range() const { return {mapping.start, mapping.end}; }
 };
 
 // A mapping as the process has it.

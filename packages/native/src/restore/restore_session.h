@@ -15,15 +15,16 @@
 #include <sys/types.h>
 
 #include <atomic>
-#include <map>
 #include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
-#include "base/scoped_fd.h"
 #include "pages/page_scan.h"
+#include "restore/mapping_calls_remote.h"
+#include "restore/page_writer.h"
+#include "restore/restore_checks.h"
 #include "restore/restore_plan.h"
 #include "target/freeze.h"
 #include "target/helper_remote.h"
@@ -32,11 +33,6 @@
 #include "target/tracer_task.h"
 
 namespace sluice {
-
-struct WantedThread {
-  pid_t tid = 0;
-  arch::Registers registers{};
-};
 
 struct RestoreOptions {
   pid_t pid = 0;
@@ -50,14 +46,11 @@ struct RestoreOptions {
 };
 
 struct RestoreResult {
+  MappingsDone mappings;
   uint64_t pages_written = 0;
   uint64_t pages_dropped = 0;
-  uint64_t mappings_mapped = 0;
-  uint64_t mappings_unmapped = 0;
-  uint64_t mappings_protected = 0;
   double freezing_us = 0;
   double frozen_us = 0;
-  std::vector<std::string> warnings;
 };
 
 class RestoreSession {
@@ -99,34 +92,8 @@ class RestoreSession {
   void abandon();
   std::vector<Mapping> maps() const;
   std::vector<PresentVma> present_vmas();
-  HeapBounds heap_bounds();
-  void check_alone() const;
-  void check_threads(const std::vector<pid_t>& tids) const;
-  void check_registers() const;
   void check_memory();
-  void check_file(const WantedVma& then, const Mapping& now, MappedFiles* files) const;
-  void check_left_alone() const;
-  void check_forced_write();
-  void open_file(size_t index);
-  void open_shared_for_writing();
-  bool all_stored(PageRange range) const;
-  int64_t remote(long number, std::initializer_list<uint64_t> args);
-  int64_t make(const RestoreCall& call);
-  void undo(const RestoreCall& call);
-  void make_calls();
-  void count(const RestoreCall& call);
-  bool is_in_pieces(const WantedVma& vma, const std::vector<Mapping>& present) const;
-  void join_pieces();
   void check_result();
-  void drop_pages();
-  void drop_private(const WantedVma& vma);
-  void clear_object(const WantedVma& vma);
-  ScopedFd open_mapped(const WantedVma& vma, int flags) const;
-  void refill(const WantedVma& vma, PageRange range);
-  uint64_t write_range(const WantedVma& vma, PageRange range, const uint8_t* bytes);
-  uint64_t write_shared(const WantedVma& vma, PageRange range, const uint8_t* bytes);
-  bool write_memory(RemotePtr to, const void* from, size_t bytes);
-  const WantedVma& vma_at(uint64_t address) const;
 
   RestoreOptions options_;
   std::atomic<bool> cancelled_{false};
@@ -137,15 +104,13 @@ class RestoreSession {
   arch::Gadgets gadgets_;
   std::unique_ptr<Helper> helper_;
   std::vector<HelperRemains> remains_;
+  std::unique_ptr<MappingCalls> calls_;  // of the helper
+  std::unique_ptr<PageWriter> writer_;
   std::unique_ptr<Freeze> freeze_;
-  ScopedFd mem_;  // for writing
   // Flags and the maps that they belong to.
   std::vector<Mapping> flagged_maps_;
   std::vector<VmFlags> flags_;
   RestorePlan plan_;
-  std::map<size_t, int> helper_files_;  // by index of the VMA, descriptor in the helper
-  // Behind shared memory that it maps read-only.
-  std::map<const WantedVma*, ScopedFd> shared_files_;
   // Stored or left out: what is not to be dropped.
   std::vector<PageRange> kept_;
   RestoreResult result_;

@@ -1,7 +1,6 @@
 #include "session/dump_session.h"
 
 #include <elf.h>
-#include <fcntl.h>
 
 #include <algorithm>
 #include <bit>
@@ -10,14 +9,12 @@
 
 #include "base/error.h"
 #include "kernel/proc_file.h"
-#include "kernel/proc_maps.h"
 #include "kernel/proc_stat.h"
 #include "kernel/proc_status.h"
 #include "kernel/proc_task.h"
-#include "kernel/syscalls.h"
 #include "kernel/target_facts.h"
-#include "target/code_search.h"
-#include "target/thread_remote.h"
+#include "target/detach_remote.h"
+#include "target/target_memory.h"
 
 namespace sluice {
 namespace {
@@ -26,7 +23,6 @@ namespace {
 constexpr uint64_t kMostSlotBytes = uint64_t{1} << 20;
 // For buffers of the `read` backend in all lanes: more does not make it faster, and is resident.
 constexpr uint64_t kMostReadBytes = uint64_t{16} << 20;
-constexpr std::chrono::milliseconds kDetachLimit{1000};
 constexpr int kMostLooks = 20;
 constexpr std::chrono::milliseconds kLookPause{1};
 constexpr size_t kRandomBytes = 16;  // at AT_RANDOM (getauxval(3)), new with each execve
@@ -179,10 +175,6 @@ std::vector<std::string> DumpSession::control_detach() {
   if (freeze_ && tracer_) {
     control_release(Release::kResume);
   }
-  if (!tracer_) {
-    tracer_ = std::make_unique<TracerTask>();
-  }
-  std::vector<std::string> warnings;
   try {
     if (tracker_) {
       tracker_->unwatch();
@@ -191,32 +183,8 @@ std::vector<std::string> DumpSession::control_detach() {
     // The target is gone, or the end of the tracker does it at once.
   }
   tracker_.reset();
-  try {
-    if (!remains.empty()) {
-      tracer_->run([&] {
-        const TargetMemory memory(options_.pid);
-        const auto maps = read_maps(options_.pid);
-        const auto thread = target_.stop_thread(memory, find_gadgets(memory, maps), maps,
-                                                Clock::now() + kDetachLimit);
-        remains = remove_remains(thread.get(), std::move(remains));
-      });
-    }
-  } catch (const Error& error) {
-    // A target that is gone has nothing left in it.
-    if (target_.has_ended()) {
-      remains.clear();
-    } else {
-      warnings.push_back(error.what());
-    }
-  }
-  for (const HelperRemains& item : remains) {
-    warnings.push_back("left in process " + std::to_string(options_.pid) + ": " +
-                       (item.zombie != 0 ? "zombie child " + std::to_string(item.zombie)
-                                         : std::string("a mapping of 32 KiB")) +
-                       "; the next dump of it removes that");
-  }
   tracer_.reset();
-  return warnings;
+  return remove_last_remains(target_, std::move(remains));
 }
 
 }  // namespace sluice

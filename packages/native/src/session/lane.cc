@@ -8,7 +8,6 @@
 #include "kernel/syscalls.h"
 #include "kernel/urgent.h"
 #include "target/code_search.h"
-#include "target/thread_remote.h"
 
 namespace sluice {
 namespace {

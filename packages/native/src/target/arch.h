@@ -5,7 +5,9 @@
 
 #include <sys/user.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <span>
 #include <string>
@@ -45,6 +47,13 @@ struct Call {
   long number = 0;
   uint64_t args[6] = {};
 };
+// At most six arguments.
+inline Call make_call(long number, std::initializer_list<uint64_t> args = {}) {
+  Call call;
+  call.number = number;
+  std::copy(args.begin(), args.end(), call.args);
+  return call;
+}
 // Registers that make `call` at the gadget; returning from it pops the address at `stack`.
 Registers registers_for_call(const Registers& base, const Gadgets& gadgets, const Call& call,
                              RemotePtr stack);

@@ -22,7 +22,7 @@ int rank(const Mapping& mapping) {
 // Code that stays what it is: not writable, and from a file or the kernel.
 bool is_candidate(const Mapping& mapping) {
   return mapping.executable && !mapping.writable && !mapping.shared &&
-         (mapping.inode != 0 || mapping.path == "[vdso]");
+         (has_file(mapping) || mapping.path == "[vdso]");
 }
 
 void search(const TargetMemory& memory, const Mapping& mapping, std::vector<uint8_t>* window,
@@ -59,6 +59,13 @@ arch::Gadgets find_gadgets(const TargetMemory& memory, const std::vector<Mapping
     search(memory, *mapping, &window, &gadgets);
   }
   return gadgets;
+}
+
+bool gadgets_within(const arch::Gadgets& gadgets, PageRange range) {
+  const auto within = [&](RemotePtr code) {
+    return code.value() >= range.start && code.value() < range.end;
+  };
+  return within(gadgets.syscall_return) || within(gadgets.sigreturn);
 }
 
 bool gadgets_stand(const TargetMemory& memory, const arch::Gadgets& gadgets) {

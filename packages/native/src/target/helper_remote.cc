@@ -29,6 +29,8 @@
 namespace sluice {
 namespace {
 
+using arch::make_call;
+
 constexpr std::array<char, 16> kMagic = {'S', 'l', 'u', 'i', 'c', 'e', ' ', 's',
                                          'c', 'r', 'a', 't', 'c', 'h', '0', '1'};
 constexpr uint64_t kNameOffset = 64;
@@ -49,13 +51,6 @@ constexpr rlim_t kMostDescriptors = 1024;
 constexpr int kReapTries = 200;
 constexpr std::chrono::milliseconds kReapPause{1};
 
-arch::Call make_call(long number, std::initializer_list<uint64_t> args) {
-  arch::Call call;
-  call.number = number;
-  std::copy(args.begin(), args.end(), call.args);
-  return call;
-}
-
 // All scratches are at multiples of the stride plus the mark.
 constexpr uint64_t kPlaceStride = uint64_t{16} << 20;
 constexpr uint64_t kPlaceMark = 0x51c000;
@@ -64,7 +59,7 @@ constexpr uint64_t kUserEnd = 0x7ffffffff000;
 
 bool has_scratch_shape(const Mapping& mapping) {
   return mapping.writable && !mapping.readable && !mapping.executable && !mapping.shared &&
-         mapping.inode == 0 && mapping.end - mapping.start == kScratchBytes &&
+         !has_file(mapping) && mapping.end - mapping.start == kScratchBytes &&
          mapping.start % kPlaceStride == kPlaceMark;
 }
 

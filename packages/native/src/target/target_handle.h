@@ -21,6 +21,7 @@ class TargetHandle {
 
   // Claims it, as claim_target() does. Throws ALREADY_TRACED, PERMISSION, NO_SUCH_PROCESS.
   void claim();
+  pid_t pid() const { return pid_; }
   // None before it is claimed.
   const ScopedFd& pidfd() const { return pidfd_; }
 

@@ -53,7 +53,7 @@ std::optional<RemotePtr> frame_room(const std::vector<Mapping>& maps, RemotePtr 
   }
   if (above->path != "[stack]") {
     const bool is_thread_stack =
-        above->inode == 0 && thread_pointer.value() > sp && thread_pointer.value() < above->end;
+        !has_file(*above) && thread_pointer.value() > sp && thread_pointer.value() < above->end;
     const bool guarded = above == maps.begin() || std::prev(above)->end < above->start ||
                          (!std::prev(above)->readable && !std::prev(above)->writable);
     if (!is_thread_stack || !guarded) {

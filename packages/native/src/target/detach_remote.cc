@@ -1,0 +1,44 @@
+#include "target/detach_remote.h"
+
+#include "base/error.h"
+#include "kernel/proc_maps.h"
+#include "target/code_search.h"
+#include "target/tracer_task.h"
+
+namespace sluice {
+namespace {
+
+constexpr std::chrono::milliseconds kDetachLimit{1000};
+
+}  // namespace
+
+std::vector<std::string> remove_last_remains(const TargetHandle& target,
+                                             std::vector<HelperRemains> remains) {
+  std::vector<std::string> warnings;
+  try {
+    if (!remains.empty() && !target.has_ended()) {
+      TracerTask().run([&] {
+        const TargetMemory memory(target.pid());
+        const auto maps = read_maps(target.pid());
+        const auto thread = target.stop_thread(memory, find_gadgets(memory, maps), maps,
+                                               Clock::now() + kDetachLimit);
+        remains = remove_remains(thread.get(), remains);
+      });
+    }
+  } catch (const Error& error) {
+    warnings.push_back(error.what());
+  }
+  // A process that is gone has nothing left in it.
+  if (target.has_ended()) {
+    return {};
+  }
+  for (const HelperRemains& item : remains) {
+    warnings.push_back("left in process " + std::to_string(target.pid()) + ": " +
+                       (item.zombie != 0 ? "zombie child " + std::to_string(item.zombie)
+                                         : std::string("a mapping of 32 KiB")) +
+                       "; the next dump of it removes that");
+  }
+  return warnings;
+}
+
+}  // namespace sluice
