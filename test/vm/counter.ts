@@ -26,11 +26,20 @@ export class Counter {
     this.#started = started;
   }
 
-  /** Starts one, and waits until it has filled its pages. */
-  static async start(dir: TempDir, kind: CounterKind, pages: number): Promise<Counter> {
+  /**
+   * Starts one, and waits until it has filled its pages.
+   *
+   * @param launcher A command that becomes the program which its last arguments name, as `taskset` does.
+   */
+  static async start(
+    dir: TempDir,
+    kind: CounterKind,
+    pages: number,
+    launcher: readonly string[] = [],
+  ): Promise<Counter> {
     const file = dir.join('count');
     const own = kind === 'namespace';
-    const command = [COUNTER, file, `${pages}`, own ? 'plain' : kind];
+    const command = [...launcher, COUNTER, file, `${pages}`, own ? 'plain' : kind];
     const [program = '', ...args] = own
       ? ['unshare', '--pid', '--fork', 'setsid', ...command]
       : command;

@@ -74,7 +74,7 @@ export const ERRORS = {
   ERR_SLUICE_TRACKER_UNAVAILABLE: {
     summary: 'What the target writes cannot be tracked in the way that was asked for.',
     advice:
-      'Use tracker "auto", or rounds 0 for a dump under one freeze; `sluice doctor` tells what works.',
+      'Use tracker "auto", or rounds 0 for a dump under one freeze; `sluice doctor` tells what works. A pre-dump needs a kernel with soft-dirty bits (CONFIG_MEM_SOFT_DIRTY).',
   },
   ERR_SLUICE_NO_CONVERGENCE: {
     summary: 'The target writes faster than can be drained, so the freeze budget was not reached.',

@@ -10,6 +10,8 @@ import {
   ANON_SHARED,
   entry,
   inventory,
+  MEMFD_SHARED,
+  memfds,
   mm,
   PARENT,
   pagemap,
@@ -19,7 +21,14 @@ import {
 
 const START = 0x5500_0000_0000n;
 const at = (page: number) => START + BigInt(page * PAGE);
-const METADATA = ['inventory.img', 'pagemap-9.img', 'pagemap-shmem-55.img', 'mm-9.img'];
+const METADATA = [
+  'inventory.img',
+  'pagemap-9.img',
+  'pagemap-shmem-55.img',
+  'mm-9.img',
+  'files.img',
+  'memfd.img',
+];
 
 /** With all that is read, and a parent. */
 async function makeImages(): Promise<string> {
@@ -38,7 +47,9 @@ async function makeImages(): Promise<string> {
     'mm-9.img': mm([
       { start: at(0), pages: 8, status: ANON },
       { start: at(8), pages: 2, status: ANON_SHARED, shared: true, id: 55 },
+      { start: at(10), pages: 2, status: MEMFD_SHARED, shared: true, id: 2 },
     ]),
+    ...memfds({ file: 2, inode: 1, object: 55, name: '/dev/zero' }),
   };
   return writeFiles(join(dir, 'new'), files, '../old');
 }
@@ -112,6 +123,8 @@ test('no memory is taken for what a file only claims', async () => {
       ['inventory.img', [0x58313116]],
       ['pagemap-9.img', [0x54564319, 0x56084025]],
       ['mm-9.img', [0x54564319, 0x57492820]],
+      ['files.img', [0x54564319, 0x56303138]],
+      ['memfd.img', [0x54564319, 0x48453499]],
     ] as const) {
       const whole = await readFile(join(dir, name));
       await writeFile(join(dir, name), u32(...magics, bytes, 1, 2, 3));

@@ -10,8 +10,11 @@ import {
   entry,
   FILE_PRIVATE,
   GUARD,
+  image,
   inventory,
   LAZY,
+  MEMFD_SHARED,
+  memfds,
   message,
   mm,
   oldEntry,
@@ -159,6 +162,100 @@ describe('openImage() of a directory of CRIU', () => {
       expect(await errorOf(readPages(dir, page, 1))).toMatchObject({ code: 'ERR_SLUICE_LEFT_OUT' });
     }
     expect(await errorOf(readPages(dir, 4, 1))).toMatchObject({ code: 'ERR_SLUICE_NOT_MAPPED' });
+  });
+});
+
+describe('memory that is shared, which CRIU stores as that of memfds,', () => {
+  const files = {
+    'pagemap-9.img': pagemap(1, [entry(at(0), 1)]),
+    'pages-1.img': pagesOf(0),
+    'pagemap-shmem-55.img': pagemap(2, [entry(BigInt(PAGE), 1)]),
+    'pages-2.img': pagesOf(4),
+    'pagemap-shmem-56.img': pagemap(3, [entry(0n, 2)]),
+    'pages-3.img': pagesOf(5, 6),
+    'mm-9.img': mm([
+      { start: at(0), pages: 1, status: ANON },
+      { start: at(10), pages: 3, status: MEMFD_SHARED, shared: true, id: 3 },
+      { start: at(20), pages: 1, status: MEMFD_SHARED, shared: true, id: 4, offset: PAGE },
+      { start: at(30), pages: 1, status: FILE_PRIVATE | (1 << 14), id: 4 },
+    ]),
+  };
+  const zero = { file: 3, inode: 1, object: 55, name: '/dev/zero' };
+  const named = { file: 4, inode: 2, object: 56, name: 'a\nb' };
+
+  test('is found by way of the file and its inode', async () => {
+    const dir = await writeFiles(await temporaryDir(), { ...files, ...memfds(zero, named) });
+    const zeros = Buffer.alloc(PAGE);
+    const expected = Buffer.concat([zeros, pagesOf(4), zeros]);
+    expect((await readPages(dir, 10, 3)).equals(expected)).toBe(true);
+    expect((await readPages(dir, 20, 1)).equals(pagesOf(6))).toBe(true);
+    expect(await errorOf(readPages(dir, 30, 1))).toMatchObject({ code: 'ERR_SLUICE_LEFT_OUT' });
+    await using image = await open(dir);
+    expect(image.processes[0]?.vmas.slice(1)).toMatchObject([
+      { kind: 'shared-memory', path: '/dev/zero (deleted)', inode: 55n },
+      { kind: 'shared-memory', path: '/memfd:a\\012b (deleted)', inode: 56n },
+      { kind: 'private-file', path: '' },
+    ]);
+  });
+
+  test.each(['files.img', 'memfd.img'] as const)('is left out without %s', async (missing) => {
+    const { [missing]: _, ...others } = memfds(zero, named);
+    const dir = await writeFiles(await temporaryDir(), { ...files, ...others });
+    expect((await readPages(dir, 0, 1)).equals(pagesOf(0))).toBe(true);
+    expect(await errorOf(readPages(dir, 10, 1))).toMatchObject({ code: 'ERR_SLUICE_LEFT_OUT' });
+  });
+
+  const good = memfds(zero, named);
+  const ofOne = memfds(zero);
+  // Where the records of `named` are.
+  const ofSecond = { file: ofOne['files.img'].length, inode: ofOne['memfd.img'].length };
+  const longName = memfds({ ...named, name: 'x'.repeat(8192) });
+  const noInode = message([1, 18], [2, 3], [20, message([1, 3])]);
+  const noObject = message([1, Buffer.from('x')], [7, 1]);
+  test.each<[string, Partial<typeof good>, string, number, RegExp]>([
+    ['a file that is not there', ofOne, 'mm-9.img', 8, /memfd 4, which files\.img has not/],
+    [
+      'an inode that is not there',
+      { 'memfd.img': ofOne['memfd.img'] },
+      'files.img',
+      ofSecond.file,
+      /memfd 2/,
+    ],
+    [
+      'a file twice',
+      memfds(zero, { ...named, file: 3 }),
+      'files.img',
+      ofSecond.file,
+      /second memfd 3/,
+    ],
+    [
+      'an inode twice',
+      memfds(zero, { ...named, inode: 1 }),
+      'memfd.img',
+      ofSecond.inode,
+      /second memfd 1/,
+    ],
+    [
+      'a file without inode',
+      { 'files.img': image([0x54564319, 0x56303138], [noInode]) },
+      'files.img',
+      8,
+      /memfd_file_entry without inode_id/,
+    ],
+    [
+      'an inode without object',
+      { 'memfd.img': image([0x54564319, 0x48453499], [noObject]) },
+      'memfd.img',
+      8,
+      /memfd_inode_entry without shmid/,
+    ],
+    ['a name too long', { 'memfd.img': longName['memfd.img'] }, 'memfd.img', 8, /record of 8/],
+  ])('is damaged by %s', async (_, damaged, name, offset, what) => {
+    const dir = await writeFiles(await temporaryDir(), { ...files, ...good, ...damaged });
+    const error = await errorOf(open(dir));
+    const file = join(dir, name);
+    expect(error).toMatchObject({ code: 'ERR_SLUICE_IMAGE_CORRUPT', file, offset });
+    expect(error.message).toMatch(what);
   });
 });
 

@@ -92,6 +92,26 @@ export function mm(areas: Area[]): Buffer {
   return image([0x54564319, 0x57492820], [message([1, 5], ...vmas, [15, 1])]);
 }
 
+/** As CRIU writes memory that is shared, memfds too, from some version on. */
+export const MEMFD_SHARED = (1 << 7) | (1 << 14);
+
+/** `files.img` with a regular file 1 and these memfds; and what is behind them in `memfd.img`. */
+export function memfds(
+  ...all: { file: number; inode: number; object: number; name: string }[]
+): Record<'files.img' | 'memfd.img', Buffer> {
+  const regular = message([1, 1], [2, 1], [3, message([1, 1], [6, Buffer.from('/bin/true')])]);
+  const files = all.map(({ file, inode }) =>
+    message([1, 18], [2, file], [20, message([1, file], [2, 0], [3, 0], [5, inode])]),
+  );
+  const inodes = all.map(({ inode, object, name }) =>
+    message([1, Buffer.from(name)], [2, 0], [3, 0], [4, PAGE], [5, object], [6, 1], [7, inode]),
+  );
+  return {
+    'files.img': image([0x54564319, 0x56303138], [regular, ...files]),
+    'memfd.img': image([0x54564319, 0x48453499], inodes),
+  };
+}
+
 export type Files = Record<string, Uint8Array>;
 
 /** Writes files to a directory that is made if need be. */

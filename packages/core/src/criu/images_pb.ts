@@ -13,7 +13,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file images.proto.
  */
 export const file_images: GenFile = /*@__PURE__*/
-  fileDesc("CgxpbWFnZXMucHJvdG8SBGNyaXUiaQoPaW52ZW50b3J5X2VudHJ5EhMKC2ltZ192ZXJzaW9uGAEgAigNEhUKDWZkaW5mb19wZXJfaWQYAiABKAgSEwoLZHVtcF91cHRpbWUYCCABKAQSFQoNcHJlX2R1bXBfbW9kZRgJIAEoDSIgCgxwYWdlbWFwX2hlYWQSEAoIcGFnZXNfaWQYASACKA0iawoNcGFnZW1hcF9lbnRyeRINCgV2YWRkchgBIAIoBBIXCg9jb21wYXRfbnJfcGFnZXMYAiACKA0SEQoJaW5fcGFyZW50GAMgASgIEg0KBWZsYWdzGAQgASgNEhAKCG5yX3BhZ2VzGAUgASgEInIKCXZtYV9lbnRyeRINCgVzdGFydBgBIAIoBBILCgNlbmQYAiACKAQSDQoFcGdvZmYYAyACKAQSDQoFc2htaWQYBCACKAQSDAoEcHJvdBgFIAIoDRINCgVmbGFncxgGIAIoDRIOCgZzdGF0dXMYByACKA0iKQoIbW1fZW50cnkSHQoEdm1hcxgOIAMoCzIPLmNyaXUudm1hX2VudHJ5IuACChBkdW1wX3N0YXRzX2VudHJ5EhUKDWZyZWV6aW5nX3RpbWUYASACKA0SEwoLZnJvemVuX3RpbWUYAiACKA0SFAoMbWVtZHVtcF90aW1lGAMgAigNEhUKDW1lbXdyaXRlX3RpbWUYBCACKA0SFQoNcGFnZXNfc2Nhbm5lZBgFIAIoBBIcChRwYWdlc19za2lwcGVkX3BhcmVudBgGIAIoBBIVCg1wYWdlc193cml0dGVuGAcgAigEEhUKDWlybWFwX3Jlc29sdmUYCCABKA0SEgoKcGFnZXNfbGF6eRgJIAIoBBISCgpwYWdlX3BpcGVzGAogASgEEhYKDnBhZ2VfcGlwZV9idWZzGAsgASgEEhcKD3NocGFnZXNfc2Nhbm5lZBgMIAEoBBIeChZzaHBhZ2VzX3NraXBwZWRfcGFyZW50GA0gASgEEhcKD3NocGFnZXNfd3JpdHRlbhgOIAEoBCIzCgtzdGF0c19lbnRyeRIkCgRkdW1wGAEgASgLMhYuY3JpdS5kdW1wX3N0YXRzX2VudHJ5");
+  fileDesc("CgxpbWFnZXMucHJvdG8SBGNyaXUiaQoPaW52ZW50b3J5X2VudHJ5EhMKC2ltZ192ZXJzaW9uGAEgAigNEhUKDWZkaW5mb19wZXJfaWQYAiABKAgSEwoLZHVtcF91cHRpbWUYCCABKAQSFQoNcHJlX2R1bXBfbW9kZRgJIAEoDSIgCgxwYWdlbWFwX2hlYWQSEAoIcGFnZXNfaWQYASACKA0iawoNcGFnZW1hcF9lbnRyeRINCgV2YWRkchgBIAIoBBIXCg9jb21wYXRfbnJfcGFnZXMYAiACKA0SEQoJaW5fcGFyZW50GAMgASgIEg0KBWZsYWdzGAQgASgNEhAKCG5yX3BhZ2VzGAUgASgEInIKCXZtYV9lbnRyeRINCgVzdGFydBgBIAIoBBILCgNlbmQYAiACKAQSDQoFcGdvZmYYAyACKAQSDQoFc2htaWQYBCACKAQSDAoEcHJvdBgFIAIoDRINCgVmbGFncxgGIAIoDRIOCgZzdGF0dXMYByACKA0iKQoIbW1fZW50cnkSHQoEdm1hcxgOIAMoCzIPLmNyaXUudm1hX2VudHJ5IiQKEG1lbWZkX2ZpbGVfZW50cnkSEAoIaW5vZGVfaWQYBSACKA0iPwoKZmlsZV9lbnRyeRIKCgJpZBgCIAIoDRIlCgVtZW1mZBgUIAEoCzIWLmNyaXUubWVtZmRfZmlsZV9lbnRyeSJCChFtZW1mZF9pbm9kZV9lbnRyeRIMCgRuYW1lGAEgAigJEg0KBXNobWlkGAUgAigNEhAKCGlub2RlX2lkGAcgAigEIuACChBkdW1wX3N0YXRzX2VudHJ5EhUKDWZyZWV6aW5nX3RpbWUYASACKA0SEwoLZnJvemVuX3RpbWUYAiACKA0SFAoMbWVtZHVtcF90aW1lGAMgAigNEhUKDW1lbXdyaXRlX3RpbWUYBCACKA0SFQoNcGFnZXNfc2Nhbm5lZBgFIAIoBBIcChRwYWdlc19za2lwcGVkX3BhcmVudBgGIAIoBBIVCg1wYWdlc193cml0dGVuGAcgAigEEhUKDWlybWFwX3Jlc29sdmUYCCABKA0SEgoKcGFnZXNfbGF6eRgJIAIoBBISCgpwYWdlX3BpcGVzGAogASgEEhYKDnBhZ2VfcGlwZV9idWZzGAsgASgEEhcKD3NocGFnZXNfc2Nhbm5lZBgMIAEoBBIeChZzaHBhZ2VzX3NraXBwZWRfcGFyZW50GA0gASgEEhcKD3NocGFnZXNfd3JpdHRlbhgOIAEoBCIzCgtzdGF0c19lbnRyeRIkCgRkdW1wGAEgASgLMhYuY3JpdS5kdW1wX3N0YXRzX2VudHJ5");
 
 /**
  * @generated from message criu.inventory_entry
@@ -168,6 +168,72 @@ export const mm_entrySchema: GenMessage<mm_entry> = /*@__PURE__*/
   messageDesc(file_images, 4);
 
 /**
+ * @generated from message criu.memfd_file_entry
+ */
+export type memfd_file_entry = Message<"criu.memfd_file_entry"> & {
+  /**
+   * @generated from field: required uint32 inode_id = 5;
+   */
+  inodeId: number;
+};
+
+/**
+ * Describes the message criu.memfd_file_entry.
+ * Use `create(memfd_file_entrySchema)` to create a new message.
+ */
+export const memfd_file_entrySchema: GenMessage<memfd_file_entry> = /*@__PURE__*/
+  messageDesc(file_images, 5);
+
+/**
+ * @generated from message criu.file_entry
+ */
+export type file_entry = Message<"criu.file_entry"> & {
+  /**
+   * @generated from field: required uint32 id = 2;
+   */
+  id: number;
+
+  /**
+   * @generated from field: optional criu.memfd_file_entry memfd = 20;
+   */
+  memfd?: memfd_file_entry | undefined;
+};
+
+/**
+ * Describes the message criu.file_entry.
+ * Use `create(file_entrySchema)` to create a new message.
+ */
+export const file_entrySchema: GenMessage<file_entry> = /*@__PURE__*/
+  messageDesc(file_images, 6);
+
+/**
+ * @generated from message criu.memfd_inode_entry
+ */
+export type memfd_inode_entry = Message<"criu.memfd_inode_entry"> & {
+  /**
+   * @generated from field: required string name = 1;
+   */
+  name: string;
+
+  /**
+   * @generated from field: required uint32 shmid = 5;
+   */
+  shmid: number;
+
+  /**
+   * @generated from field: required uint64 inode_id = 7;
+   */
+  inodeId: bigint;
+};
+
+/**
+ * Describes the message criu.memfd_inode_entry.
+ * Use `create(memfd_inode_entrySchema)` to create a new message.
+ */
+export const memfd_inode_entrySchema: GenMessage<memfd_inode_entry> = /*@__PURE__*/
+  messageDesc(file_images, 7);
+
+/**
  * Times in microseconds.
  *
  * @generated from message criu.dump_stats_entry
@@ -249,7 +315,7 @@ export type dump_stats_entry = Message<"criu.dump_stats_entry"> & {
  * Use `create(dump_stats_entrySchema)` to create a new message.
  */
 export const dump_stats_entrySchema: GenMessage<dump_stats_entry> = /*@__PURE__*/
-  messageDesc(file_images, 5);
+  messageDesc(file_images, 8);
 
 /**
  * @generated from message criu.stats_entry
@@ -266,5 +332,5 @@ export type stats_entry = Message<"criu.stats_entry"> & {
  * Use `create(stats_entrySchema)` to create a new message.
  */
 export const stats_entrySchema: GenMessage<stats_entry> = /*@__PURE__*/
-  messageDesc(file_images, 6);
+  messageDesc(file_images, 9);
 

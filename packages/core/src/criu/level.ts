@@ -5,14 +5,17 @@ import { join } from 'node:path';
 import { isFieldSet } from '@bufbuild/protobuf';
 import { fromNative } from '../errors.js';
 import { corrupt } from '../image/faults.js';
-import { openRegular } from '../image/image_file.js';
 import { MANIFEST_FILE } from '../image/layout.js';
 import { inventory_entrySchema } from './images_pb.js';
 import { INVENTORY_FILE, INVENTORY_MAGIC, pidOf, shmemOf } from './names.js';
 import { Pagemap } from './pagemap.js';
-import { decode, readRecords } from './records.js';
+import { readOnlyMessage } from './records.js';
 
-const MOST_INVENTORY_BYTES = 1024 * 1024;
+const INVENTORY = {
+  magics: [INVENTORY_MAGIC],
+  schema: inventory_entrySchema,
+  mostBytes: 1024 * 1024,
+};
 
 export interface Inventory {
   imgVersion: number;
@@ -65,22 +68,11 @@ export async function readLevel(dir: string): Promise<Level> {
 }
 
 async function readInventory(path: string): Promise<Inventory | undefined> {
-  const file = await openRegular(path);
-  if (file === undefined) return undefined;
-  let inventory: Inventory | undefined;
-  try {
-    await readRecords(file, [INVENTORY_MAGIC], MOST_INVENTORY_BYTES, (payload, offset) => {
-      if (inventory !== undefined) throw corrupt(path, offset, 'a second record');
-      const entry = decode(inventory_entrySchema, payload, path, offset);
-      const hasUptime = isFieldSet(entry, inventory_entrySchema.field.dumpUptime);
-      const dumpUptime = hasUptime ? entry.dumpUptime : undefined;
-      inventory = { imgVersion: entry.imgVersion, dumpUptime };
-    });
-  } finally {
-    await file.handle.close();
-  }
-  if (inventory === undefined) throw corrupt(path, file.bytes, 'the file ends before its record');
-  return inventory;
+  const read = await readOnlyMessage(path, INVENTORY);
+  if (read === undefined) return undefined;
+  const { imgVersion, dumpUptime } = read.message;
+  const hasUptime = isFieldSet(read.message, inventory_entrySchema.field.dumpUptime);
+  return { imgVersion, dumpUptime: hasUptime ? dumpUptime : undefined };
 }
 
 async function list(dir: string): Promise<string[]> {

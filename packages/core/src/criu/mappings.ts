@@ -1,15 +1,19 @@
 /** Mappings of a process in CRIU's images: those that it had, or else just what is stored. */
 import { corrupt } from '../image/faults.js';
-import { openRegular } from '../image/image_file.js';
 import type { ManifestVma } from '../image/manifest.js';
 import { addressOf } from '../image/mappings.js';
 import { joined } from '../image/page_spans.js';
 import { mm_entrySchema, type vma_entry, vma_entrySchema } from './images_pb.js';
-import { COMMON_MAGIC, MM_MAGIC } from './names.js';
+import type { Memfds } from './memfds.js';
+import { COMMON_MAGIC, FILES_FILE, MM_MAGIC } from './names.js';
 import type { Pagemap } from './pagemap.js';
-import { checkRequired, decode, readRecords } from './records.js';
+import { checkRequired, readOnlyMessage } from './records.js';
 
-const MOST_MM_BYTES = 8 * 1024 * 1024;
+const MM = {
+  magics: [COMMON_MAGIC, MM_MAGIC],
+  schema: mm_entrySchema,
+  mostBytes: 8 * 1024 * 1024,
+};
 const PAGE_MASK = 4095n;
 
 /** What CRIU knows of a mapping, in the bits of its `status`. */
@@ -31,25 +35,32 @@ const STATUS = {
 
 const MAP_SHARED = 1;
 
-/** Those that `mm-PID.img` has; undefined if there is no such file, as in a pre-dump. */
-export async function readMappings(path: string): Promise<ManifestVma[] | undefined> {
-  const file = await openRegular(path);
-  if (file === undefined) return undefined;
-  let vmas: ManifestVma[] | undefined;
-  try {
-    await readRecords(file, [COMMON_MAGIC, MM_MAGIC], MOST_MM_BYTES, (payload, offset) => {
-      if (vmas !== undefined) throw corrupt(path, offset, 'a second record');
-      const { vmas: entries } = decode(mm_entrySchema, payload, path, offset);
-      for (const entry of entries) checkRequired(vma_entrySchema, entry, path, offset);
-      // Guards lie within other mappings, where they stand for pages without data.
-      const mapped = entries.filter(({ status }) => (status & STATUS.guard) === 0);
-      vmas = mapped.map(vmaOf);
-      checkOrder(vmas, path, offset);
-    });
-  } finally {
-    await file.handle.close();
-  }
-  if (vmas === undefined) throw corrupt(path, file.bytes, 'the file ends before its record');
+/**
+ * Those that `mm-PID.img` has; undefined if there is no such file, as in a pre-dump.
+ *
+ * @param memfds Of the same directory.
+ * @throws SluiceError `ERR_SLUICE_IMAGE_CORRUPT`, `ERR_SLUICE_IO`
+ */
+export async function readMappings(
+  path: string,
+  memfds: Memfds,
+): Promise<ManifestVma[] | undefined> {
+  const mm = await readOnlyMessage(path, MM);
+  if (mm === undefined) return undefined;
+  const { message, offset } = mm;
+  for (const entry of message.vmas) checkRequired(vma_entrySchema, entry, path, offset);
+  // Guards lie within other mappings, where they stand for pages without data.
+  const entries = message.vmas.filter(({ status }) => (status & STATUS.guard) === 0);
+  const files = entries.some(isMemfd) ? await memfds.read() : undefined;
+  const vmas = entries.map((entry) => {
+    if (files === undefined || !isMemfd(entry)) return vmaOf(entry);
+    const memfd = files.get(entry.shmid);
+    if (memfd === undefined) {
+      throw corrupt(path, offset, `a mapping of memfd ${entry.shmid}, which ${FILES_FILE} has not`);
+    }
+    return { ...vmaOf(entry), kind: 'shared-memory' as const, ...memfd };
+  });
+  checkOrder(vmas, path, offset);
   return vmas;
 }
 
@@ -82,6 +93,12 @@ function vmaOf(entry: vma_entry): ManifestVma {
   const shared = (flags & MAP_SHARED) !== 0;
   const what = { ...UNKNOWN_MAPPING, start, end, protection: letters.join(''), shared };
   return { ...what, ...contentOf(entry), offset: pgoff & ~PAGE_MASK, inode: shared ? shmid : 0n };
+}
+
+/** Of anonymous memory that is shared, too; private mappings of memfds are as those of any file. */
+function isMemfd({ status }: vma_entry): boolean {
+  const both = STATUS.fileShared | STATUS.memfd;
+  return (status & both) === both;
 }
 
 /** The file behind a mapping is in other images, so its bytes cannot be had here. */

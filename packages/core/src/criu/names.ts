@@ -8,6 +8,8 @@ export const SERVICE_MAGIC = 0x5510_5940;
 export const INVENTORY_MAGIC = 0x5831_3116;
 export const PAGEMAP_MAGIC = 0x5608_4025;
 export const MM_MAGIC = 0x5749_2820;
+export const FILES_MAGIC = 0x5630_3138;
+export const MEMFD_MAGIC = 0x4845_3499;
 export const STATS_MAGIC = 0x5709_3306;
 
 export const PE_PARENT = 1;
@@ -18,6 +20,10 @@ export const INVENTORY_FILE = 'inventory.img';
 /** The inventory until it is whole and on the disk. */
 export const INVENTORY_TEMPORARY_FILE = 'inventory.img.tmp';
 export const STATS_FILE = 'stats-dump';
+/** Open and mapped files of all processes. */
+export const FILES_FILE = 'files.img';
+/** What is behind those of them that are memfds. */
+export const MEMFD_FILE = 'memfd.img';
 /** Link to the directory that an image builds on. */
 export const PARENT_LINK = 'parent';
 

@@ -14,6 +14,7 @@ import { openShards } from '../image/shards.js';
 import { StoredPages } from '../image/stored_pages.js';
 import type { Level } from './level.js';
 import { mappingsOf, readMappings } from './mappings.js';
+import { Memfds } from './memfds.js';
 import { mmFile, PARENT_LINK, PE_LAZY, pagemapFile } from './names.js';
 import { checkHoles, pageTableOf, shardsOf } from './page_tables.js';
 import type { Pagemap } from './pagemap.js';
@@ -28,9 +29,10 @@ const SESSION = '0'.repeat(32);
 export async function openLevels(levels: readonly Level[], crc32c: Crc32c): Promise<OpenedChain> {
   const processes = levels.map((): ManifestProcess[] => []);
   const spaces: AddressSpace[] = [];
+  const dir = levels[0]?.dir ?? '';
+  const memfds = new Memfds(dir);
   for (const [pid, pagemap] of levels[0]?.processes ?? []) {
-    const mm = join(levels[0]?.dir ?? '', mmFile(pid));
-    const vmas = (await readMappings(mm)) ?? mappingsOf(pagemap);
+    const vmas = (await readMappings(join(dir, mmFile(pid)), memfds)) ?? mappingsOf(pagemap);
     const tables = levels.map((level, i) => {
       const hasParent = i + 1 < levels.length;
       return pageTableOf(level, { pid, vmas, isNewest: i === 0, hasParent });

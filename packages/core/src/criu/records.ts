@@ -6,7 +6,7 @@
 import { type DescMessage, fromBinary, isFieldSet, type MessageShape } from '@bufbuild/protobuf';
 import { FeatureSet_FieldPresence } from '@bufbuild/protobuf/wkt';
 import { corrupt } from '../image/faults.js';
-import { type ImageFile, readExactly } from '../image/image_file.js';
+import { type ImageFile, openRegular, readExactly } from '../image/image_file.js';
 
 const BLOCK_BYTES = 1024 * 1024;
 
@@ -71,6 +71,53 @@ export async function readRecords(
     if (at + 4 + bytes > file.bytes) throw corrupt(file.path, at, 'the file ends in a record');
     return bytes;
   }
+}
+
+/** What an image is made of. */
+export interface ImageType<Schema extends DescMessage> {
+  magics: readonly number[];
+  schema: Schema;
+  /** Longer records are taken for damage. */
+  mostBytes: number;
+}
+
+/**
+ * Calls `take` for each message of an image, with the offset of its record.
+ *
+ * @returns The bytes of the file; undefined if there is none.
+ * @throws SluiceError `ERR_SLUICE_IMAGE_CORRUPT`, `ERR_SLUICE_IO`
+ */
+export async function readMessages<Schema extends DescMessage>(
+  path: string,
+  { magics, schema, mostBytes }: ImageType<Schema>,
+  take: (message: MessageShape<Schema>, offset: number) => void,
+): Promise<number | undefined> {
+  const file = await openRegular(path);
+  if (file === undefined) return undefined;
+  try {
+    await readRecords(file, magics, mostBytes, (payload, offset) => {
+      take(decode(schema, payload, path, offset), offset);
+    });
+  } finally {
+    await file.handle.close();
+  }
+  return file.bytes;
+}
+
+/** The only message of an image, and the offset of its record; undefined if there is no such file. */
+export async function readOnlyMessage<Schema extends DescMessage>(
+  path: string,
+  type: ImageType<Schema>,
+): Promise<{ message: MessageShape<Schema>; offset: number } | undefined> {
+  let only: { message: MessageShape<Schema>; offset: number } | undefined;
+  const bytes = await readMessages(path, type, (message, offset) => {
+    if (only !== undefined) throw corrupt(path, offset, 'a second record');
+    only = { message, offset };
+  });
+  if (bytes !== undefined && only === undefined) {
+    throw corrupt(path, bytes, 'the file ends before its record');
+  }
+  return only;
 }
 
 /** @throws SluiceError `ERR_SLUICE_IMAGE_CORRUPT` */
