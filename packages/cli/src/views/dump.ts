@@ -23,12 +23,19 @@ export function renderDump(result: DumpResult, width: number | undefined): strin
 
 function freeze(result: DumpResult): Pair[] {
   const { frozen_time, freezing_time, memdump_time, memwrite_time, held } = result;
+  // With soft-dirty bits.
+  const inRounds = Math.max(
+    ...result.rounds.map(({ kind, frozen_time }) => (kind === 'live' ? frozen_time : 0)),
+  );
+  const before: Pair[] =
+    inRounds > 0 ? [['  before', `at most ${ms(inRounds)} at the start of each live round`]] : [];
   const until = held === null ? 'the last one resumed' : 'the image was whole; it is stopped now';
   return [
     ['frozen', `${ms(frozen_time)}, from the first thread stopped to ${until}`],
     ['  stopping', `${ms(freezing_time)} until all threads stood still`],
     ['  capturing', `${ms(memdump_time)} from then until the last page was taken`],
     ['  writing', `${ms(memwrite_time)} from then until the last page was written`],
+    ...before,
   ];
 }
 

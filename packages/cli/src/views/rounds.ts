@@ -29,7 +29,7 @@ const TIMES: readonly TimeName[] = [
   'memwrite_time',
 ];
 
-/** A live round has no freeze. */
+/** Most live rounds have no freeze. */
 const OF_FREEZE: ReadonlySet<TimeName> = new Set(['freezing_time', 'frozen_time']);
 
 export function roundsTable(rounds: readonly RoundFigures[], width: number | undefined): string {
@@ -40,7 +40,7 @@ export function roundsTable(rounds: readonly RoundFigures[], width: number | und
     mibNumber(round.bytes_written),
     ...TIMES.map((name) => {
       const time = round[name];
-      const isNone = time === undefined || (round.kind === 'live' && OF_FREEZE.has(name));
+      const isNone = time === undefined || (time === 0 && OF_FREEZE.has(name));
       return isNone ? '' : ms(time);
     }),
   ]);

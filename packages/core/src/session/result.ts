@@ -54,7 +54,10 @@ export interface DumpResult {
   pages_aliased: number;
   /** From the first thread interrupted until all stood still. */
   freezing_time: number;
-  /** From the first thread stopped until the last one was resumed: the pause that the target saw. */
+  /**
+   * From the first thread stopped until the last one was resumed: the pause that the target saw. With
+   * `soft-dirty`, each live round has a shorter one before it; `rounds` has them.
+   */
   frozen_time: number;
   /** Inside the freeze: until the last page was taken. */
   memdump_time: number;
