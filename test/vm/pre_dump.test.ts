@@ -18,7 +18,7 @@ import { Counter } from './counter.js';
 leakCheck();
 
 const PAGES = 512;
-const BEGIN_AGAIN = /begin again with a pre-dump without one$/;
+const BEGIN_AGAIN = /begin again without a parent$/;
 
 async function failureOf(work: Promise<unknown>): Promise<SluiceError> {
   return work.then(

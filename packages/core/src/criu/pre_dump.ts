@@ -88,7 +88,7 @@ export async function preDumpProcess(pid: number, options: PreDumpOptions): Prom
     });
   } catch (error) {
     const failure = withThawed(fromNative(error, { pid }), true);
-    throw prevImagesDir !== undefined && meter.hasCaptured ? withAdvice(failure) : failure;
+    throw meter.hasCaptured ? withAdvice(failure) : failure;
   }
 }
 
@@ -111,13 +111,13 @@ function rangesOf(spans: readonly PageSpan[]): BigUint64Array {
   return ranges;
 }
 
-/** What was written since the parent is marked no more, and no image has it. */
+/** What was written since the last pre-dump is marked no more, and no image has it. */
 function withAdvice(error: Error): Error {
   if (!SluiceError.isSluiceError(error)) return error;
   const { code, message, pid, syscall, errno, file, thawed } = error;
   return new SluiceError(
     code,
-    `${message}. Nothing may build on that parent any more: begin again with a pre-dump without one`,
+    `${message}. Nothing may build on an earlier pre-dump any more: begin again without a parent`,
     { pid, syscall, errno, file, thawed, cause: error },
   );
 }
