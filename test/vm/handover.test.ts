@@ -97,7 +97,6 @@ describe('criu dump and criu restore go on from a pre-dump of', () => {
       dir: dir.join('1'),
       rounds: 2,
       format: 'criu',
-      tracker: 'soft-dirty',
     });
     expect(result.rounds.map(({ frozen_time }) => frozen_time > 0)).toEqual([true, true, true]);
     mkdirSync(dir.join('2'));

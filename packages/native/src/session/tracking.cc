@@ -1,6 +1,9 @@
 // The tracker of a DumpSession: which one, and what it needs a freeze for.
 #include <time.h>
 
+#include <array>
+#include <utility>
+
 #include "base/error.h"
 #include "kernel/probes.h"
 #include "kernel/urgent.h"
@@ -26,10 +29,13 @@ std::unique_ptr<Tracker> DumpSession::make_tracker(TrackerMode mode) {
 TrackerAttached DumpSession::lane_track() {
   const bool any = options_.tracker == TrackerMode::kAuto;
   TrackerAttached attached;
-  // The best first. Soft-dirty bits need a freeze in each round, and others may be using them.
-  constexpr TrackerMode kByMerit[] = {TrackerMode::kUffdWp, TrackerMode::kSoftDirty,
-                                      TrackerMode::kNone};
-  for (const TrackerMode mode : kByMerit) {
+  // The best first. Soft-dirty bits need a freeze in each round, and others may be using them:
+  // those, for one, who go on from here.
+  std::array by_merit = {TrackerMode::kUffdWp, TrackerMode::kSoftDirty, TrackerMode::kNone};
+  if (options_.hand_over) {
+    std::swap(by_merit[0], by_merit[1]);
+  }
+  for (const TrackerMode mode : by_merit) {
     if (tracker_ || !(any || mode == options_.tracker)) {
       continue;
     }
