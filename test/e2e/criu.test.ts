@@ -2,14 +2,23 @@
  * Images for CRIU of real processes. What is in them is judged by crit, which decodes images with
  * CRIU's own code and needs nothing of the kernel.
  */
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { diffImages, exportImage, type Image, openImage } from '@sluice/core';
+import { existsSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
+import {
+  diffImages,
+  dumpProcess,
+  exportImage,
+  type Image,
+  inspectSystem,
+  openImage,
+  preDumpProcess,
+} from '@sluice/core';
 import { expect, it } from 'vitest';
 import { dumpOf } from '../harness/dump.js';
 import { leakCheck } from '../harness/leaks.js';
 import { missingPrograms, runProgram } from '../harness/program.js';
 import { startTarget } from '../harness/target.js';
 import { TempDir } from '../harness/temp.js';
+import { assertUntouched, viewOf } from '../harness/untouched.js';
 
 leakCheck();
 
@@ -128,4 +137,53 @@ it('an export reads as the image that it was made of', { timeout: LIMIT_MS }, as
     equal: false,
     processes: [{ pages_differing: 1, vmas: [{ first: run?.address }] }],
   });
+});
+
+it('the rounds of a dump are images that build on each other', {
+  timeout: LIMIT_MS,
+}, async (ctx) => {
+  if (noCrit !== undefined) ctx.skip(noCrit);
+  await using dir = new TempDir();
+  await using target = await startTarget('churn', ['still']);
+  const { pid } = target;
+  const out = dir.join('out');
+  const { rounds } = await dumpProcess(pid, { dir: out, format: 'criu', rounds: 2 });
+  expect(readdirSync(out).sort()).toEqual([
+    'inventory.img',
+    `pagemap-${pid}.img`,
+    'pages-1.img',
+    'parent',
+    'round-0001',
+    'round-0002',
+    'stats-dump',
+  ]);
+  expect(readlinkSync(`${out}/parent`)).toBe('round-0002');
+  expect(readlinkSync(`${out}/parent/parent`)).toBe('../round-0001');
+  for (const [index, name] of ['round-0001', 'round-0002', '.'].entries()) {
+    const { entries } = await decode(`${out}/${name}/stats-dump`);
+    const { pages_written } = rounds[index] ?? {};
+    expect(entries[0]?.dump).toMatchObject({ pages_written });
+  }
+  await using dump = await dumpOf(pid, { rounds: 0 });
+  const { processes } = await diffImages(dump.image, out);
+  expect(processes).toMatchObject([{ pages_only_in_a: 0, pages_only_in_b: 0 }]);
+  // The kernel notes in the thread's memory on which CPU it was last.
+  expect(processes[0]?.pages_differing).toBeLessThanOrEqual(1);
+});
+
+it('no pre-dump without soft-dirty bits, for nobody could build on it', async (ctx) => {
+  if (inspectSystem().checks.find(({ name }) => name === 'softDirty')?.ok) {
+    ctx.skip('the kernel has soft-dirty bits');
+  }
+  await using dir = new TempDir();
+  await using target = await startTarget('churn', ['still']);
+  const before = viewOf(target.pid);
+  const imagesDir = dir.join('out');
+  await expect(preDumpProcess(target.pid, { imagesDir })).rejects.toMatchObject({
+    code: 'ERR_SLUICE_TRACKER_UNAVAILABLE',
+    pid: target.pid,
+    thawed: true,
+  });
+  expect(existsSync(imagesDir)).toBe(false);
+  await assertUntouched(target.pid, before);
 });

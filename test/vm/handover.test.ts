@@ -20,12 +20,44 @@ import { softDirtyPages } from './soft_dirty.js';
 leakCheck();
 
 const PAGES = 512;
+const PE_PARENT = 1;
+const PE_PRESENT = 4;
 /** Pages that CRIU itself writes to while it works in the process. */
 const MOST_OF_CRIU = 8;
 
+/** What crit makes of an image: CRIU's own code. */
+async function decode(path: string): Promise<Record<string, number>[]> {
+  return JSON.parse(await runProgram('crit', ['decode', '-i', path])).entries;
+}
+
 async function statsOf(dir: string): Promise<Record<string, number>> {
-  const text = await runProgram('crit', ['decode', '-i', `${dir}/stats-dump`]);
-  return JSON.parse(text).entries[0].dump;
+  const [entry] = await decode(`${dir}/stats-dump`);
+  return (entry?.dump ?? {}) as Record<string, number>;
+}
+
+/** Runs of pages by address: here, or in the parent. */
+async function decodedRuns(dir: string, pid: number): Promise<string[]> {
+  const [, ...entries] = await decode(`${dir}/pagemap-${pid}.img`);
+  return entries.map(({ vaddr, nr_pages, flags }) => {
+    expect([PE_PARENT, PE_PRESENT]).toContain(flags);
+    return `${vaddr}: ${nr_pages} ${flags === PE_PARENT ? 'in the parent' : 'here'}`;
+  });
+}
+
+/** The same by Sluice. */
+async function readRuns(dir: string, pid: number): Promise<string[]> {
+  await using image = await openImage(dir);
+  const runs: { start: bigint; end: bigint; here: boolean }[] = [];
+  for (const { address, pages, image: level } of image.runs(pid)) {
+    const end = address + BigInt(pages) * 4096n;
+    const last = runs.at(-1);
+    if (last?.end === address && last.here === (level === 0)) last.end = end;
+    else runs.push({ start: address, end, here: level === 0 });
+  }
+  return runs.map(
+    ({ start, end, here }) =>
+      `${start}: ${(end - start) / 4096n} ${here ? 'here' : 'in the parent'}`,
+  );
 }
 
 /** Addresses of the pages that the newest image of a directory stores itself. */
@@ -58,6 +90,13 @@ describe('criu dump and criu restore go on from a pre-dump of', () => {
       prevImagesDir: '../1',
     });
     expect(second.pages_skipped_parent).toBeGreaterThan(0);
+    const vpid = kind === 'namespace' ? 1 : pid;
+    expect(await decodedRuns(dir.join('2'), vpid)).toEqual(await readRuns(dir.join('2'), vpid));
+    expect(await statsOf(dir.join('2'))).toMatchObject({
+      frozen_time: second.frozen_time,
+      pages_written: second.pages_written,
+      pages_skipped_parent: second.pages_skipped_parent,
+    });
     await counter.stop();
     // CRIU stores these in any case.
     const hidden = softDirtyPages(pid, ({ protection }) => !protection.startsWith('r'));

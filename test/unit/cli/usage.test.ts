@@ -48,6 +48,12 @@ describe('wrong usage', () => {
     ['restore a --into me', 'Expected a whole number', 'sluice restore --help'],
     ['restore a --into 0', 'expected a whole number from 1 to 4194304, got 0', 'restore --help'],
     ['restore a --into 1 --freeze-timeout 0', '"freezeTimeoutMs": expected', 'restore --help'],
+    ['predump 1', "required option '--images-dir <dir>' not specified", 'sluice predump --help'],
+    ['predump 0 --images-dir b', 'expected a whole number from 1 to', 'sluice predump --help'],
+    ['predump 1 --images-dir b --prev-images-dir=', 'Expected a path', 'sluice predump --help'],
+    ['export a --out b', "required option '--format <format>' not", 'sluice export --help'],
+    ['export a --out b --format elf', 'Allowed choices are criu', 'sluice export --help'],
+    ['diff a', "missing required argument 'b'", 'sluice diff --help'],
     ['read a 1 0x0', "missing required argument 'length'", 'sluice read --help'],
     ['read a 1 zero 1', 'Expected an address', 'sluice read --help'],
     ['read a 1 0x0 -1', 'Expected a number of bytes', 'sluice read --help'],
@@ -121,7 +127,8 @@ describe('help', () => {
 
   it('names all commands', async () => {
     const { stdout } = await sluice('--help');
-    for (const command of ['doctor', 'dump', 'inspect', 'verify', 'read', 'flatten']) {
+    const commands = ['doctor', 'dump', 'inspect', 'verify', 'read', 'diff', 'flatten', 'export'];
+    for (const command of [...commands, 'predump', 'restore']) {
       expect(stdout.toString()).toMatch(new RegExp(`^  ${command} `, 'm'));
     }
   });

@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest';
 import {
   checkPid,
   resolveDumpOptions,
+  resolvePreDumpOptions,
   resolveTargetOptions,
 } from '../../../packages/core/dist/session/options.js';
 
@@ -20,6 +21,7 @@ describe('resolveDumpOptions', () => {
   it('fills in the defaults', () => {
     expect(resolveDumpOptions({ dir: 'image' })).toEqual({
       dir: 'image',
+      format: 'sluice',
       lanes: Math.min(4, availableParallelism()),
       drains: Math.min(2, availableParallelism()),
       capture: 'auto',
@@ -57,6 +59,7 @@ describe('resolveDumpOptions', () => {
     [{}, 'Option "dir": expected a path, got undefined'],
     [{ dir: '' }, 'Option "dir": expected a path, got ""'],
     [{ dir: 'a\0b' }, 'Option "dir": expected a path, got "a\\u0000b"'],
+    [{ dir: 'x', format: 'elf' }, 'Option "format": expected one of "sluice", "criu", got "elf"'],
     [{ dir: 'x', lanes: 0 }, 'Option "lanes": expected a whole number from 1 to 64, got 0'],
     [{ dir: 'x', lanes: 65 }, 'Option "lanes": expected a whole number from 1 to 64, got 65'],
     [{ dir: 'x', drains: 1.5 }, 'Option "drains": expected a whole number from 1 to 64, got 1.5'],
@@ -122,7 +125,7 @@ describe('resolveDumpOptions', () => {
 
   it('names an unknown option and those it knows', () => {
     expect(messageOf(() => resolveDumpOptions({ dir: 'x', lane: 2 }))).toBe(
-      'Unknown option "lane": expected one of dir, lanes, drains, capture, io, checksum, ' +
+      'Unknown option "lane": expected one of dir, format, lanes, drains, capture, io, checksum, ' +
         'budgetBytes, freezeTimeoutMs, rounds, freezeBudgetMs, timeLimitMs, noConverge, tracker, ' +
         'after, signal, logger',
     );
@@ -132,6 +135,32 @@ describe('resolveDumpOptions', () => {
     expect(messageOf(() => resolveDumpOptions({ dir: 'x', toString: 1 }))).toMatch(
       /^Unknown option "toString"/,
     );
+  });
+});
+
+describe('resolvePreDumpOptions', () => {
+  it('makes one round in the order of addresses of it', () => {
+    const resolved = resolvePreDumpOptions({ imagesDir: 'b', prevImagesDir: '../a' });
+    const expected = {
+      dir: 'b',
+      prevImagesDir: '../a',
+      tracker: 'soft-dirty',
+      lanes: 1,
+      drains: 1,
+    };
+    expect(resolved).toMatchObject({ ...expected, capture: 'auto', freezeTimeoutMs: 1000 });
+    expect(resolvePreDumpOptions({ imagesDir: 'b' }).prevImagesDir).toBe(undefined);
+  });
+
+  it.each([
+    [{}, 'Option "imagesDir": expected a path, got undefined'],
+    [{ imagesDir: 'b', prevImagesDir: '' }, 'Option "prevImagesDir": expected a path, got ""'],
+    [
+      { imagesDir: 'b', rounds: 2 },
+      'Unknown option "rounds": expected one of imagesDir, prevImagesDir, capture, io, budgetBytes, freezeTimeoutMs, signal, logger',
+    ],
+  ])('refuses %j', (options, message) => {
+    expect(messageOf(() => resolvePreDumpOptions(options))).toBe(message);
   });
 });
 
