@@ -1,6 +1,15 @@
 /** What `exportImage` writes, by a decoder that is not the product's where it is about form. */
-import { readdir, readFile, readlink, stat, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import {
+  readdir,
+  readFile,
+  readlink,
+  rename,
+  rm,
+  stat,
+  symlink,
+  writeFile,
+} from 'node:fs/promises';
+import { basename, join } from 'node:path';
 import { exportImage } from '@sluice/core';
 import { checkCriuParent, writeCriuDirectory } from '@sluice/core/criu';
 import fc from 'fast-check';
@@ -327,5 +336,21 @@ describe('checkCriuParent() refuses', () => {
     const start = Number(SMALL_START) / PAGE;
     const coverage = await checkCriuParent(join(dir, '2'), '../1', target);
     expect(coverage).toEqual([{ start, end: start + 1 }]);
+  });
+
+  test('one that is only beside a link to the new directory', async () => {
+    const dir = await temporaryDir();
+    const other = await temporaryDir();
+    await writeFiles(join(dir, '1'), files);
+    await symlink(other, join(dir, '2'));
+    // The link that CRIU follows is in the directory itself.
+    const error = await errorOf(checkCriuParent(join(dir, '2'), '../1', target));
+    expect(error).toMatchObject({ code: 'ERR_SLUICE_PARENT' });
+    await rename(join(dir, '1'), join(other, '..', `${basename(other)}-1`));
+    try {
+      await checkCriuParent(join(dir, '2'), `../${basename(other)}-1`, target);
+    } finally {
+      await rm(`${other}-1`, { recursive: true });
+    }
   });
 });

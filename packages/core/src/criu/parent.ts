@@ -1,4 +1,5 @@
-import { isAbsolute, join } from 'node:path';
+import { realpath } from 'node:fs/promises';
+import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
 import { SluiceError } from '../errors.js';
 import { nativeCrc32c } from '../image/checksum.js';
 import { joined, type PageSpan } from '../image/page_spans.js';
@@ -38,7 +39,7 @@ export async function checkCriuParent(
     const message = `Expected a path from the new directory, got ${JSON.stringify(parent)}`;
     throw new SluiceError('ERR_SLUICE_OPTION', message);
   }
-  const dir = join(imagesDir, parent);
+  const dir = join(await locate(imagesDir), parent);
   if (!(await isCriuDirectory(dir))) {
     throw refusal(dir, 'there is no such directory, or it has no images of CRIU');
   }
@@ -52,6 +53,15 @@ export async function checkCriuParent(
     throw refusal(dir, error.message, error);
   }
   return [...joined(pagesThere(checkProcess(levels[0] as Level, dir, target)))];
+}
+
+/** Where a directory is or will be, for the kernel takes ".." from there and not from a link to it. */
+async function locate(dir: string): Promise<string> {
+  const whole = resolve(dir);
+  return realpath(whole).catch(async () => {
+    const above = await realpath(dirname(whole)).catch(() => dirname(whole));
+    return join(above, basename(whole));
+  });
 }
 
 /** By the rule of CRIU, which would else take everything again, or fail. */
