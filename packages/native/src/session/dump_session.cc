@@ -120,7 +120,7 @@ std::vector<uint8_t> DumpSession::settled_stamp() const {
 }
 
 void DumpSession::require_same_program() const {
-  if (target_.has_ended()) {
+  if (target_.is_gone()) {
     throw Error("TARGET_EXITED", options_.pid, "", 0, "it ended while it was dumped");
   }
   if (program_stamp() != stamp_) {

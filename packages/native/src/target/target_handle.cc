@@ -63,14 +63,16 @@ bool TargetHandle::is_killed() const {
   return (status && status->is_process_killed()) || all_exit(pid_);
 }
 
-bool TargetHandle::has_ended() const {
+bool TargetHandle::is_gone() const {
   if (pidfd_) {
     pollfd ended{pidfd_.get(), POLLIN, 0};
-    return poll(&ended, 1, 0) == 1 || is_killed();
+    return poll(&ended, 1, 0) == 1;
   }
   const auto stat = read_stat(pid_);
-  return !stat || stat->start_time_ticks != start_time_ticks_ || is_killed();
+  return !stat || stat->start_time_ticks != start_time_ticks_;
 }
+
+bool TargetHandle::has_ended() const { return is_gone() || is_killed(); }
 
 bool TargetHandle::is_found_ended() const {
   for (const auto limit = SteadyClock::now() + kDyingLimit;;) {
@@ -93,7 +95,7 @@ std::unique_ptr<RemoteThread> TargetHandle::stop_thread(const TargetMemory& memo
                 "its code lacks the instructions that an injected call needs");
   }
   auto thread = std::make_unique<RemoteThread>(memory, gadgets, maps, deadline);
-  if (has_ended()) {
+  if (is_gone()) {
     throw Error("TARGET_EXITED", pid_, "", 0, "its pid belongs to another process now");
   }
   return thread;

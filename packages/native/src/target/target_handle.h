@@ -25,6 +25,8 @@ class TargetHandle {
   // None before it is claimed.
   const ScopedFd& pidfd() const { return pidfd_; }
 
+  // Whether its pid is free for another process. One system call, for where the target waits.
+  bool is_gone() const;
   // Whether it is dead or certain to die. While a tracer holds its threads, the kernel reports the
   // end of a process that was killed only after that tracer has reaped all of them.
   bool has_ended() const;
