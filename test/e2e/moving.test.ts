@@ -5,7 +5,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { SluiceError, type SluiceErrorCode } from '@sluice/core';
+import { inspectTarget, SluiceError, type SluiceErrorCode } from '@sluice/core';
 import { describe, expect, it } from 'vitest';
 import { Dump, dumpOf, failedDumpOf } from '../harness/dump.js';
 import { leakCheck } from '../harness/leaks.js';
@@ -20,6 +20,7 @@ leakCheck();
 const CAPTURES = ['vmsplice', 'read'] as const;
 const LIMIT_MS = 120_000;
 const TURNS = 24;
+const LOOKS = 3000;
 const GONE = [
   'ERR_SLUICE_TARGET_EXITED',
   'ERR_SLUICE_NO_SUCH_PROCESS',
@@ -153,6 +154,15 @@ describe('a target that executes another program while it is dumped', () => {
       });
     }
   }
+
+  // /proc shows a zombie and then nothing at its pid while the kernel changes its first thread.
+  it('is found at every moment', { timeout: LIMIT_MS }, async () => {
+    await using target = await startTarget<ChurnInfo>('churn', ['exec-loop', '0']);
+    for (let look = 0; look < LOOKS; look++) {
+      expect(inspectTarget(target.pid).checks[0]).toMatchObject({ name: 'dumpable', detail: '' });
+    }
+    await target.kill();
+  });
 
   it('over and over', { timeout: LIMIT_MS }, async () => {
     await using target = await startTarget<ChurnInfo>('churn', ['exec-loop', '2000']);

@@ -265,6 +265,7 @@ export type KernelProbe =
 export interface TargetFacts {
   pid: number;
   name: string;
+  startTimeTicks: bigint;
   state: string;
   threads: number;
   /** pid in the target's own pid namespace; 0 if there is no such process. */

@@ -55,15 +55,12 @@ export async function preDumpProcess(pid: number, options: PreDumpOptions): Prom
   const signal = resolved.signal ?? new AbortController().signal;
   try {
     if (signal.aborted) throw new AbortError(signal.reason);
-    const { facts, startTimeTicks } = await identify(pid);
+    const { namespacePid, startTimeTicks } = identify(pid);
     const imagesDir = resolve(resolved.dir);
     const known =
       prevImagesDir === undefined
         ? []
-        : await checkCriuParent(imagesDir, prevImagesDir, {
-            namespacePid: facts.namespacePid,
-            startTimeTicks,
-          });
+        : await checkCriuParent(imagesDir, prevImagesDir, { namespacePid, startTimeTicks });
     const output = await createImageDir(imagesDir, isCriuFile);
     const handOver = { known: rangesOf(known), only: true };
     const identity = { pid, startTimeTicks };

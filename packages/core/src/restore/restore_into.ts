@@ -76,7 +76,7 @@ async function restoreFrom(
 ): Promise<RestoreResult> {
   const startedMs = performance.now();
   checkAbort(options.signal);
-  const { startTimeTicks } = await identify(pid);
+  const { startTimeTicks } = identify(pid);
   const opened = typeof image === 'string' ? await openImage(image) : undefined;
   try {
     const source = opened ?? (image as Image);

@@ -89,8 +89,8 @@ export class Target {
 export async function openTarget(pid: number, options: TargetOptions = {}): Promise<Target> {
   checkPid(pid);
   const resolved = resolveTargetOptions(options);
-  const { facts, startTimeTicks } = await identify(pid);
-  return new Target({ pid, startTimeTicks }, facts.name, resolved);
+  const { startTimeTicks, name } = identify(pid);
+  return new Target({ pid, startTimeTicks }, name, resolved);
 }
 
 /** Dumps one process once: `openTarget`, `dump` and `close` in one call. */
@@ -98,7 +98,7 @@ export function dumpProcess(pid: number, options: DumpOptions): DumpRun {
   return new DumpRun(async (meter) => {
     checkPid(pid);
     const resolved = resolveDumpOptions(options);
-    const { startTimeTicks } = await identify(pid);
+    const { startTimeTicks } = identify(pid);
     return dumpLinked({ pid, startTimeTicks }, resolved, undefined, meter);
   });
 }

@@ -41,6 +41,7 @@ Napi::Value target_facts_js(const Napi::CallbackInfo& info) {
     Napi::Object result = Napi::Object::New(env);
     result.Set("pid", facts.pid);
     result.Set("name", text(env, facts.name));
+    result.Set("startTimeTicks", Napi::BigInt::New(env, facts.start_time_ticks));
     result.Set("state", text(env, facts.state));
     result.Set("threads", number(env, facts.threads));
     result.Set("namespacePid", facts.namespace_pid);

@@ -23,13 +23,16 @@ namespace {
 
 // How often the chain of ancestors is looked at anew because one of them ended meanwhile.
 constexpr int kMostLooks = 10;
-constexpr int kMostZombieLooks = 50;
+constexpr int kMostPassingLooks = 50;
+constexpr std::chrono::milliseconds kPassingPause{1};
 
 struct Refusal {
   const char* code = "";
   std::string detail;
   const char* call = "";
   int err = 0;
+  // Looks the same for moments while a thread other than the first calls execve.
+  bool may_pass = false;
 
   explicit operator bool() const { return *code != '\0'; }
 };
@@ -37,7 +40,7 @@ struct Refusal {
 std::string naming(pid_t pid) { return "process " + std::to_string(pid); }
 
 Refusal gone(pid_t pid) {
-  return {.code = "NO_SUCH_PROCESS", .detail = naming(pid) + " does not exist"};
+  return {.code = "NO_SUCH_PROCESS", .detail = naming(pid) + " does not exist", .may_pass = true};
 }
 
 // All other answers come from /proc: it must be that of our own pid namespace.
@@ -95,26 +98,20 @@ Refusal check_identity(const ProcStatus& status, pid_t pid) {
   return {};
 }
 
-Refusal check_kind(const ProcStatus& status, pid_t pid) {
+Refusal check_kind(const ProcStatus& status, const ProcStat& stat) {
   if (status.is_zombie()) {
     return {.code = "ZOMBIE",
             .detail = status.threads > 1
-                          ? "the main thread of " + naming(pid) +
+                          ? "the main thread of " + naming(status.pid) +
                                 " has ended, so that the kernel no longer shows its memory"
-                          : naming(pid) + " has ended and waits for its parent " +
-                                std::to_string(status.ppid) + " to reap it"};
+                          : naming(status.pid) + " has ended and waits for its parent " +
+                                std::to_string(status.ppid) + " to reap it",
+            .may_pass = true};
   }
-  bool kernel_thread = status.kernel_thread.value_or(false);
-  if (!status.kernel_thread) {
-    const auto stat = read_stat(pid);
-    if (!stat) {
-      return gone(pid);
-    }
-    kernel_thread = stat->is_kernel_thread();
-  }
-  if (kernel_thread) {
-    return {.code = "KERNEL_THREAD",
-            .detail = naming(pid) + " is a thread of the kernel and has no memory of its own"};
+  if (status.kernel_thread.value_or(stat.is_kernel_thread())) {
+    return {
+        .code = "KERNEL_THREAD",
+        .detail = naming(status.pid) + " is a thread of the kernel and has no memory of its own"};
   }
   return {};
 }
@@ -239,17 +236,6 @@ Refusal check_architecture(pid_t pid) {
   return {};
 }
 
-// While a thread other than the first calls execve, the first is a zombie for moments, and at last
-// the only thread that is listed. A real zombie can wait.
-std::optional<ProcStatus> read_settled_status(pid_t pid) {
-  auto status = read_status(pid);
-  for (int look = 0; look < kMostZombieLooks && status && status->is_zombie(); ++look) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    status = read_status(pid);
-  }
-  return status;
-}
-
 Refusal check_all(pid_t pid, TargetFacts& facts) {
   if (Refusal refusal = check_proc()) {
     return refusal;
@@ -257,10 +243,12 @@ Refusal check_all(pid_t pid, TargetFacts& facts) {
   if (pid <= 0) {
     return {.code = "NO_SUCH_PROCESS", .detail = std::to_string(pid) + " is not a process id"};
   }
-  const auto status = read_settled_status(pid);
-  if (!status) {
+  const auto status = read_status(pid);
+  const auto stat = read_stat(pid);
+  if (!status || !stat) {
     return check_absent(pid);
   }
+  facts.start_time_ticks = stat->start_time_ticks;
   facts.name = status->name;
   facts.state = std::string(1, status->state);
   facts.threads = status->threads;
@@ -269,7 +257,7 @@ Refusal check_all(pid_t pid, TargetFacts& facts) {
   if (Refusal refusal = check_identity(*status, pid)) {
     return refusal;
   }
-  if (Refusal refusal = check_kind(*status, pid)) {
+  if (Refusal refusal = check_kind(*status, *stat)) {
     return refusal;
   }
   if (Refusal refusal = check_ancestors(pid)) {
@@ -284,13 +272,26 @@ Refusal check_all(pid_t pid, TargetFacts& facts) {
   return check_architecture(pid);
 }
 
+// While a thread other than the first calls execve, the first is a zombie for moments, then the
+// only thread that is listed, and at last /proc has no entry for the pid. kill(2) finds it all the
+// time. A real zombie can wait.
+Refusal check_settled(pid_t pid, TargetFacts& facts) {
+  for (int look = 0;; ++look) {
+    const Refusal refusal = check_all(pid, facts);
+    if (!refusal.may_pass || look == kMostPassingLooks || sys::call(SYS_kill, pid, 0) != 0) {
+      return refusal;
+    }
+    std::this_thread::sleep_for(kPassingPause);
+  }
+}
+
 }  // namespace
 
 TargetFacts target_facts(pid_t pid) {
   TargetFacts facts;
   facts.pid = pid;
   try {
-    Refusal refusal = check_all(pid, facts);
+    Refusal refusal = check_settled(pid, facts);
     facts.refusal = refusal.code;
     facts.refusal_detail = std::move(refusal.detail);
     facts.refusal_call = refusal.call;
@@ -306,12 +307,13 @@ TargetFacts target_facts(pid_t pid) {
   return facts;
 }
 
-void require_dumpable(pid_t pid) {
-  const TargetFacts facts = target_facts(pid);
+TargetFacts require_dumpable(pid_t pid) {
+  TargetFacts facts = target_facts(pid);
   if (!facts.refusal.empty()) {
     throw Error(facts.refusal.c_str(), pid, facts.refusal_call.c_str(), facts.refusal_errno,
                 facts.refusal_detail);
   }
+  return facts;
 }
 
 }  // namespace sluice

@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <cstdint>
 #include <string>
 
 namespace sluice {
@@ -10,7 +11,8 @@ namespace sluice {
 struct TargetFacts {
   pid_t pid = 0;
   std::string name;
-  std::string state;  // one letter of proc_pid_stat(5); "" if there is no such process
+  uint64_t start_time_ticks = 0;  // with the pid, what tells it from any other process
+  std::string state;              // one letter of proc_pid_stat(5); "" if there is no such process
   unsigned threads = 0;
   pid_t namespace_pid = 0;  // in its own pid namespace
   int seccomp_mode = 0;
@@ -38,6 +40,6 @@ struct TargetFacts {
 TargetFacts target_facts(pid_t pid);
 
 // Throws the refusal of target_facts as an Error.
-void require_dumpable(pid_t pid);
+TargetFacts require_dumpable(pid_t pid);
 
 }  // namespace sluice

@@ -23,7 +23,7 @@ namespace {
 constexpr uint64_t kMostSlotBytes = uint64_t{1} << 20;
 // For buffers of the `read` backend in all lanes: more does not make it faster, and is resident.
 constexpr uint64_t kMostReadBytes = uint64_t{16} << 20;
-constexpr int kMostLooks = 20;
+constexpr int kMostLooks = 50;
 constexpr std::chrono::milliseconds kLookPause{1};
 constexpr size_t kRandomBytes = 16;  // at AT_RANDOM (getauxval(3)), new with each execve
 
@@ -37,16 +37,11 @@ constexpr char kExeced[] = "it has become another program by execve since the du
 
 DumpSession::DumpSession(const SessionOptions& options) : options_(options), files_(options.pid) {
   const pid_t pid = options_.pid;
-  require_dumpable(pid);
-  const auto stat = read_stat(pid);
-  const auto status = read_status(pid);
-  if (!stat || !status) {
-    throw_gone(pid);
-  }
-  identity_.name = stat->comm;
-  identity_.start_time_ticks = stat->start_time_ticks;
-  target_ = TargetHandle(pid, stat->start_time_ticks);
-  identity_.namespace_pid = status->ns_pids.back();
+  TargetFacts facts = require_dumpable(pid);
+  target_ = TargetHandle(pid, facts.start_time_ticks);
+  identity_.name = std::move(facts.name);
+  identity_.start_time_ticks = facts.start_time_ticks;
+  identity_.namespace_pid = facts.namespace_pid;
   identity_.command_line = command_line(pid).value_or(std::vector<std::string>{});
   identity_.executable = executable(pid).value_or("");
   stamp_ = settled_stamp();
