@@ -10,7 +10,15 @@ import { renderDump } from '../views/dump.js';
 interface DumpFlags
   extends Pick<
     DumpOptions,
-    'format' | 'lanes' | 'capture' | 'io' | 'checksum' | 'rounds' | 'tracker' | 'after'
+    | 'format'
+    | 'lanes'
+    | 'capture'
+    | 'io'
+    | 'checksum'
+    | 'rounds'
+    | 'tracker'
+    | 'after'
+    | 'consistency'
   > {
   out: string;
   freezeTimeout?: number;
@@ -65,6 +73,12 @@ export function addDump(program: Command): void {
         '--after <action>',
         'then let the process resume, the default, or leave it stopped as by SIGSTOP',
       ).choices(['resume', 'stop']),
+    )
+    .addOption(
+      new Option(
+        '--consistency <how>',
+        'keep the last pages as they are under freeze by a copy, or by a copy-on-write twin of the process; auto, the default, is what takes less time',
+      ).choices(['auto', 'copy', 'twin']),
     )
     .option(
       '--lanes <n>',

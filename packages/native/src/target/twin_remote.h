@@ -1,0 +1,48 @@
+// The twin: a process with a copy-on-write copy of the target's memory, as it was when the twin was
+// made. Nothing ever runs in it; its memory is read while the target goes on. What it does not
+// have: mappings with MADV_DONTFORK, and the content of those with MADV_WIPEONFORK. Shared memory
+// stays shared in it.
+//
+// While it lives, every page that the target writes to is copied first, and huge pages that it
+// writes to are split.
+#pragma once
+
+#include <sys/types.h>
+
+#include <memory>
+
+#include "target/arch.h"
+#include "target/helper_remote.h"
+#include "target/target_memory.h"
+#include "target/tracee.h"
+
+namespace sluice {
+
+class Twin {
+ public:
+  // The target must be frozen. To be called, and ended, by the tracer task that has the helper.
+  // Throws INJECTION if there can be none: a limit on processes (RLIMIT_NPROC, pids.max), no memory
+  // for its page table.
+  static std::shared_ptr<Twin> make(Helper* helper, pid_t target);
+
+  pid_t pid() const { return tracee_.tid(); }
+  const TargetMemory& memory() const { return *memory_; }
+  // Whether somebody killed it.
+  bool is_gone() const;
+  // Should memory run out while the target writes, the kernel kills the twin first.
+  void give_way();
+  // Its zombie is left for the target to reap. Does nothing the second time.
+  void end();
+
+ private:
+  Twin(pid_t pid, const arch::Registers& exit_registers)
+      : tracee_(pid), exit_registers_(exit_registers) {
+    tracee_.adopt();
+  }
+
+  Tracee tracee_;
+  arch::Registers exit_registers_;
+  std::unique_ptr<TargetMemory> memory_;
+};
+
+}  // namespace sluice
