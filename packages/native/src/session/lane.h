@@ -21,6 +21,7 @@
 #include "session/exchange.h"
 #include "session/twinning.h"
 #include "target/helper_remote.h"
+#include "target/helper_state_remote.h"
 #include "target/target_handle.h"
 #include "target/target_memory.h"
 #include "target/tracer_task.h"
@@ -85,6 +86,8 @@ struct LaneRound {
   PageRanges looked;  // what a tracker watches
   Look look;
   double scan_us = 0;
+  // What brk(2) set; 0 but for the first lane, and without a helper.
+  uint64_t program_break = 0;
 };
 
 class Lane {
@@ -113,6 +116,8 @@ class Lane {
 
   const std::vector<HelperRemains>& remains() const { return remains_; }
   bool has_helper() const { return helper_ != nullptr; }
+  // Of the target, when the helper of the first lane was started; nullopt without one.
+  const std::optional<std::vector<SignalAction>>& signal_actions() const { return signal_actions_; }
   // 0 without a helper.
   uint64_t scratch() const { return helper_ ? helper_->scratch().value() : 0; }
   uint64_t pages_captured() const { return pages_captured_.load(std::memory_order_relaxed); }
@@ -151,6 +156,7 @@ class Lane {
   std::unique_ptr<PageScan> scan_;
   std::vector<std::unique_ptr<Slot>> slots_;
   std::vector<HelperRemains> remains_;
+  std::optional<std::vector<SignalAction>> signal_actions_;
   std::unique_ptr<TrackerScan> tracker_scan_;
   std::vector<Deferred> deferred_;
   std::shared_ptr<Twin> twin_;  // of lane 0, while it lives
