@@ -107,7 +107,8 @@ function consistencyOf(
   }
   return {
     consistency: captured.consistency,
-    consistency_reason: captured.consistencyReason || (consistency === 'copy' ? 'as asked for' : ''),
+    consistency_reason:
+      captured.consistencyReason || (consistency === 'copy' ? 'as asked for' : ''),
   };
 }
 

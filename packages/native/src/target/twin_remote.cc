@@ -1,6 +1,7 @@
 #include "target/twin_remote.h"
 
 #include <fcntl.h>
+#include <sched.h>
 
 #include <cerrno>
 #include <string>
@@ -9,6 +10,7 @@
 #include "base/scoped_fd.h"
 #include "kernel/proc_status.h"
 #include "kernel/syscalls.h"
+#include "kernel/urgent.h"
 #include "target/steps.h"
 
 namespace sluice {
@@ -22,7 +24,11 @@ constexpr char kFirstVictim[] = "1000";
 }  // namespace
 
 std::shared_ptr<Twin> Twin::make(Helper* helper, pid_t target) {
-  const int64_t pid = helper->clone_twin();
+  int64_t pid = 0;
+  {
+    const Urgent urgent(true, helper->pid());
+    pid = helper->clone_twin();
+  }
   if (pid < 0) {
     throw Error(
         "INJECTION", target, "clone", static_cast<int>(-pid),
@@ -34,6 +40,9 @@ std::shared_ptr<Twin> Twin::make(Helper* helper, pid_t target) {
     throw Error("INJECTION", target, "clone", ESRCH, "its copy-on-write twin was killed at birth");
   }
   steps::at(steps::Step::kTwinSecured);
+  // Its end, which frees its memory, is in no hurry.
+  const sched_param ordinary{};
+  sys::call(SYS_sched_setscheduler, pid, SCHED_OTHER, &ordinary);
   try {
     twin->memory_ = std::make_unique<TargetMemory>(twin->pid());
   } catch (const Error& error) {
