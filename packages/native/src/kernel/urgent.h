@@ -1,6 +1,7 @@
-// For as long as it lives, a task (by default the calling one) runs before all ordinary ones: nothing else on the
-// machine should prolong a freeze. Where that is not permitted (CAP_SYS_NICE, sched(7)) it does
-// nothing. Not to be used around waiting for a task that may need this one's processor.
+// For as long as it lives, a task (by default the calling one) runs before all ordinary ones:
+// nothing else on the machine should prolong a freeze. Where that is not permitted (CAP_SYS_NICE,
+// sched(7)) it does nothing. Not to be used around waiting for a task that may need this one's
+// processor.
 #pragma once
 
 #include <sched.h>

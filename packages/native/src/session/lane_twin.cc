@@ -1,26 +1,11 @@
 // The part of a lane in a round that may make a twin: under freeze it only looks which pages are to
 // be taken, and copies them if that is sooner done than making a twin.
-#include <algorithm>
+#include <utility>
 
 #include "base/error.h"
 #include "session/lane.h"
 
 namespace sluice {
-namespace {
-
-// Whether the twin has the pages of the mapping in which `page` is, which the target has. A clone
-// copies the page table of a mapping wholly or, with MADV_DONTFORK or MADV_WIPEONFORK, not at all.
-bool has_copy(PageScan* scan, PageRange page, PageFilter filter) {
-  bool found = false;
-  scan->scan(page, filter, [&](PageRange) {
-    found = true;
-    return false;
-  });
-  return found;
-}
-
-}  // namespace
-
 void Lane::feed_deferring(const RoundWork& work, PageRange share, Exchange* exchange,
                           Chunker* chunker) {
   Twinning* const twinning = work.twinning;
@@ -39,10 +24,10 @@ void Lane::feed_deferring(const RoundWork& work, PageRange share, Exchange* exch
     }
   }
   exchange->wait_mark(Mark::kTwinTried);
-  const auto scan = twinning->twin ? PageScan::open(twinning->twin->pid()) : nullptr;
+  Twin* const twin = twinning->twin.get();
   for (Deferred& deferred : deferred_) {
     const uint64_t first = deferred.runs.front().start;
-    const bool copied = scan && has_copy(scan.get(), {first, first + kPageBytes}, deferred.filter);
+    const bool copied = twin != nullptr && twin->has({first, first + kPageBytes}, deferred.filter);
     const PageRanges now = copied ? intersected(deferred.runs, work.pinned) : deferred.runs;
     deferred.runs = subtracted(deferred.runs, now);
     for (const PageRange& run : now) {

@@ -45,12 +45,23 @@ std::shared_ptr<Twin> Twin::make(Helper* helper, pid_t target) {
   sys::call(SYS_sched_setscheduler, pid, SCHED_OTHER, &ordinary);
   try {
     twin->memory_ = std::make_unique<TargetMemory>(twin->pid());
+    twin->scan_ = PageScan::open(twin->pid());
   } catch (const Error& error) {
     twin->end();
     throw Error("INJECTION", target, "open", error.err(),
                 "the memory of its copy-on-write twin cannot be read");
   }
   return twin;
+}
+
+bool Twin::has(PageRange page, PageFilter filter) {
+  const std::lock_guard<std::mutex> lock(scanning_);
+  bool found = false;
+  scan_->scan(page, filter, [&](PageRange) {
+    found = true;
+    return false;
+  });
+  return found;
 }
 
 bool Twin::is_gone() const {

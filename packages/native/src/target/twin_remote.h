@@ -10,7 +10,10 @@
 #include <sys/types.h>
 
 #include <memory>
+#include <mutex>
 
+#include "base/page_range.h"
+#include "pages/page_scan.h"
 #include "target/arch.h"
 #include "target/helper_remote.h"
 #include "target/target_memory.h"
@@ -27,6 +30,10 @@ class Twin {
 
   pid_t pid() const { return tracee_.tid(); }
   const TargetMemory& memory() const { return *memory_; }
+  // Whether it has a page that matches, as the target has there. A clone copies the page table of a
+  // mapping wholly or, with MADV_DONTFORK or MADV_WIPEONFORK, not at all: so one page of a mapping
+  // tells for all. From any thread.
+  bool has(PageRange page, PageFilter filter);
   // Whether somebody killed it.
   bool is_gone() const;
   // Should memory run out while the target writes, the kernel kills the twin first.
@@ -42,7 +49,10 @@ class Twin {
 
   Tracee tracee_;
   arch::Registers exit_registers_;
+  // Opened by its tracer, who may where others may not (ptrace_scope of Yama).
   std::unique_ptr<TargetMemory> memory_;
+  std::mutex scanning_;
+  std::unique_ptr<PageScan> scan_;
 };
 
 }  // namespace sluice
