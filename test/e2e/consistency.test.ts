@@ -4,6 +4,7 @@
  *
  * SLUICE_SNAPSHOTS sets how many are taken of each kind.
  */
+import { existsSync, mkdtempSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import type { Image } from '@sluice/core';
 import { dumpProcess } from '@sluice/core';
 import { describe, expect, it } from 'vitest';
@@ -23,6 +24,18 @@ const PAGE_BYTES = 4096;
 /** No user that anything else runs as. */
 const UID = 54_321;
 const TRACKER = bestTracker();
+/** Where control groups that limit the number of tasks are made (cgroups(7)), of version 1 or 2. */
+const PIDS = ['/sys/fs/cgroup/pids', '/sys/fs/cgroup'].find(
+  (dir) =>
+    existsSync(`${dir}/cgroup.procs`) &&
+    (dir.endsWith('pids') ||
+      readFileSync(`${dir}/cgroup.subtree_control`, 'utf8').includes('pids')),
+);
+const AT_LIMIT = {
+  consistency: 'copy',
+  consistency_reason: expect.stringContaining('clone: Resource temporarily unavailable'),
+  warnings: [expect.stringContaining('without a twin')],
+};
 
 interface InvariantsInfo extends Ready {
   pair: [string, string];
@@ -31,6 +44,23 @@ interface InvariantsInfo extends Ready {
 }
 
 type Target = TestTarget<InvariantsInfo>;
+
+/** A control group with one process in it that may have so many tasks. */
+class PidsGroup implements Disposable {
+  readonly #dir = mkdtempSync(`${PIDS}/sluice-test-`);
+  readonly #pid: number;
+
+  constructor(pid: number, tasks: number) {
+    this.#pid = pid;
+    writeFileSync(`${this.#dir}/cgroup.procs`, String(pid));
+    writeFileSync(`${this.#dir}/pids.max`, String(tasks));
+  }
+
+  [Symbol.dispose](): void {
+    writeFileSync(`${PIDS}/cgroup.procs`, String(this.#pid));
+    rmdirSync(this.#dir);
+  }
+}
 
 /** The first word of each page. */
 async function wordsAt(image: Image, pid: number, start: string, pages: number): Promise<bigint[]> {
@@ -104,13 +134,20 @@ describe('a twin', () => {
     // Three threads of its own, and the helper.
     await using target = await startTarget<InvariantsInfo>('invariants', ['nproc=4'], { uid: UID });
     const before = viewOf(target.pid);
-    await expectSnapshot(target, TWIN, {
-      consistency: 'copy',
-      consistency_reason: expect.stringContaining('clone: Resource temporarily unavailable'),
-      warnings: [expect.stringContaining('without a twin')],
-    });
+    await expectSnapshot(target, TWIN, AT_LIMIT);
     await expectNothingLeft(target, before);
   });
+
+  it.skipIf(PIDS === undefined || process.getuid?.() !== 0)(
+    'is not made at a limit of its control group',
+    async () => {
+      await using target = await startTarget<InvariantsInfo>('invariants');
+      using _group = new PidsGroup(target.pid, 4);
+      const before = viewOf(target.pid);
+      await expectSnapshot(target, TWIN, AT_LIMIT);
+      await expectNothingLeft(target, before);
+    },
+  );
 
   it.each<[string, FaultSpec, Options]>([
     ['the process has too many', { call: 'remote:clone', errno: 'EAGAIN', skip: 1 }, {}],

@@ -49,7 +49,8 @@ void start_helper(Rig& rig) { rig.start_helper(); }
 
 void make_twin(Rig& rig) {
   const auto helper = rig.start_helper();
-  Twin::make(helper.get(), rig.memory.pid())->end();
+  std::vector<HelperRemains> remains;
+  Twin::make(helper.get(), rig.memory.pid(), &remains)->end();
 }
 
 bool all_children_are_zombies(pid_t pid) {

@@ -42,12 +42,14 @@ void live(pid_t pid, Use use) {
   Rig rig(pid);
   rig.task.run([&] {
     const auto helper = rig.start_helper();
-    const auto twin = Twin::make(helper.get(), pid);
+    std::vector<HelperRemains> remains;
+    const auto twin = Twin::make(helper.get(), pid, &remains);
     use(*twin);
     twin->end();
     twin->end();
     CHECK(twin->is_gone());
-    std::vector<HelperRemains> remains = {{twin->pid(), RemotePtr()}, helper->end()};
+    remains.push_back(helper->end());
+    CHECK_EQ(remains.size(), 2u);
     CHECK_EQ(remove_remains(rig.stop_thread().get(), remains).size(), 0u);
   });
   wait_until("it rests again", [pid] { return state_of(pid, pid) == 'S'; });
@@ -240,19 +242,21 @@ TEST(twin_that_cannot_be_made) {
     fault.errnum = EAGAIN;
     sys::set_faults({fault});
     std::string code;
+    std::vector<HelperRemains> remains;
     try {
-      Twin::make(helper.get(), child.pid());
+      Twin::make(helper.get(), child.pid(), &remains);
     } catch (const Error& error) {
       code = error.code();
     }
     sys::set_faults({});
     CHECK_EQ(code, "INJECTION");
+    CHECK_EQ(remains.size(), 0u);
     // A twin that somebody kills.
-    const auto twin = Twin::make(helper.get(), child.pid());
+    const auto twin = Twin::make(helper.get(), child.pid(), &remains);
     ::kill(twin->pid(), SIGKILL);
     wait_until("it is gone", [&] { return twin->is_gone(); });
     twin->end();
-    const std::vector<HelperRemains> remains = {{twin->pid(), RemotePtr()}, helper->end()};
+    remains.push_back(helper->end());
     CHECK_EQ(remove_remains(rig.stop_thread().get(), remains).size(), 0u);
   });
   CHECK_EQ(children_of(child.pid()).size(), 0u);

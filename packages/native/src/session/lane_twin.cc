@@ -67,9 +67,7 @@ void Lane::defer(const RoundWork& work, PageRange share, Exchange* exchange) {
 
 void Lane::make_twin(Twinning* twinning) {
   try {
-    twin_ = Twin::make(helper_.get(), options_.pid);
-    // From now on, whatever comes: the target has one child more to reap.
-    remains_.push_back({twin_->pid(), RemotePtr()});
+    twin_ = Twin::make(helper_.get(), options_.pid, &remains_);
     twinning->twin = twin_;
   } catch (const Error& error) {
     if (!error.is("INJECTION")) {

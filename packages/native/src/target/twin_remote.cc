@@ -23,7 +23,8 @@ constexpr char kFirstVictim[] = "1000";
 
 }  // namespace
 
-std::shared_ptr<Twin> Twin::make(Helper* helper, pid_t target) {
+std::shared_ptr<Twin> Twin::make(Helper* helper, pid_t target,
+                                 std::vector<HelperRemains>* remains) {
   int64_t pid = 0;
   {
     const Urgent urgent(true, helper->pid());
@@ -34,6 +35,7 @@ std::shared_ptr<Twin> Twin::make(Helper* helper, pid_t target) {
         "INJECTION", target, "clone", static_cast<int>(-pid),
         "no copy-on-write twin could be made of it (a limit on its processes or on memory?)");
   }
+  remains->push_back({static_cast<pid_t>(pid), RemotePtr()});
   std::shared_ptr<Twin> twin(new Twin(static_cast<pid_t>(pid), helper->exit_registers()));
   if (twin->tracee_.wait_blocking() != Stop::kEvent) {
     twin->end();

@@ -11,6 +11,7 @@
 
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include "base/page_range.h"
 #include "pages/page_scan.h"
@@ -24,9 +25,11 @@ namespace sluice {
 class Twin {
  public:
   // The target must be frozen. To be called, and ended, by the tracer task that has the helper.
-  // Throws INJECTION if there can be none: a limit on processes (RLIMIT_NPROC, pids.max), no memory
-  // for its page table.
-  static std::shared_ptr<Twin> make(Helper* helper, pid_t target);
+  // What the target will have to reap is added to `remains`, whatever comes of it. Throws INJECTION
+  // if there can be none: a limit on processes (RLIMIT_NPROC, pids.max), no memory for its page
+  // table.
+  static std::shared_ptr<Twin> make(Helper* helper, pid_t target,
+                                    std::vector<HelperRemains>* remains);
 
   pid_t pid() const { return tracee_.tid(); }
   const TargetMemory& memory() const { return *memory_; }
