@@ -1,6 +1,7 @@
 // Keeps invariants across memory of every kind, without a lock, while it writes all the time.
 // Usage: invariants [locked] [huge] [filtered] [nproc=N]
-//   sweep  a counter in every page: a thread sets all of them to 1, then all to 2, and so on, in the
+//   sweep  a counter in every page: a thread sets all of them to 1, then all to 2, and so on, in
+//   the
 //          order of "segments": at any instant they hold n, ..., n, n-1, ..., n-1
 //   pair   another thread moves one at a time from the first page to the second, back when it is
 //          empty: at any instant their sum is the total, or one less
@@ -99,8 +100,8 @@ static void* move(void* unused) {
 static void count_fork(void) { atomic_fetch_add(&g_forks, 1); }
 
 static void install_filter(void) {
-  static const uint32_t killing[] = {SYS_clone,  SYS_clone3,  SYS_fork,    SYS_vfork,
-                                     SYS_wait4,  SYS_madvise, SYS_vmsplice, SYS_pipe2};
+  static const uint32_t killing[] = {SYS_clone, SYS_clone3,  SYS_fork,     SYS_vfork,
+                                     SYS_wait4, SYS_madvise, SYS_vmsplice, SYS_pipe2};
   enum { kCount = sizeof killing / sizeof *killing };
   struct sock_filter program[kCount + 3];
   program[0] =
