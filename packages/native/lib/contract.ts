@@ -70,11 +70,92 @@ export interface CapturedVma extends NativeVma {
   file?: NativeFile;
 }
 
+/** A thread as it stood while its process was frozen. */
 export interface CapturedThread {
   tid: number;
+  /** In the process's own pid namespace; 0 if it ended before it could be asked. */
+  namespaceTid: number;
+  /** Empty if it ended before it could be asked. */
   name: string;
   /** `struct user_regs_struct` of x86-64 as the kernel gives it (NT_PRSTATUS). */
   registers: Uint8Array;
+  /** Floating-point and all extended registers, as ptrace(2) gives NT_X86_XSTATE; the legacy area comes first. */
+  extendedRegisters: Uint8Array;
+  /** Blocked signals, number n as bit n - 1. */
+  signalMask: bigint;
+  /** Signals that wait for this thread, number n as bit n - 1. */
+  pendingSignals: bigint;
+  /** Head of its list of robust futexes (get_robust_list(2)); 0n for none. */
+  robustList: bigint;
+  /** Its restartable sequences (rseq(2)); null if it has none or the kernel does not tell. */
+  rseq: { address: bigint; bytes: number; signature: number } | null;
+}
+
+/** What sigaction(2) set for a signal that the process catches. */
+export interface SignalAction {
+  signal: number;
+  handler: bigint;
+  flags: bigint;
+  restorer: bigint;
+  /** Signal number n as bit n - 1. */
+  mask: bigint;
+}
+
+/** What the kernel keeps of a process beside its memory. Signal sets have number n as bit n - 1. */
+export interface CapturedState {
+  parentPid: number;
+  processGroup: number;
+  sessionLeader: number;
+  nice: number;
+  /** PF_* of the kernel, field 9 of proc_pid_stat(5). */
+  flags: bigint;
+  /** Real, effective, saved, file system (proc_pid_status(5)). */
+  userIds: number[];
+  groupIds: number[];
+  supplementaryGroups: number[];
+  capabilities: {
+    inheritable: bigint;
+    permitted: bigint;
+    effective: bigint;
+    bounding: bigint;
+    ambient: bigint;
+  };
+  noNewPrivileges: boolean;
+  /** 0 off, 1 strict, 2 filter. */
+  seccompMode: number;
+  /** By name as in getrlimit(2), like `NOFILE`; 2^64 - 1 is unlimited. None where the caller may not ask. */
+  limits: { name: string; soft: bigint; hard: bigint }[];
+  /** As in /proc/PID/auxv: pairs of u64. */
+  auxiliaryVector: Uint8Array;
+  /** Fields 26 to 28 and 45 to 51 of proc_pid_stat(5). */
+  addresses: {
+    startCode: bigint;
+    endCode: bigint;
+    startStack: bigint;
+    startData: bigint;
+    endData: bigint;
+    startBreak: bigint;
+    argumentsStart: bigint;
+    argumentsEnd: bigint;
+    environmentStart: bigint;
+    environmentEnd: bigint;
+  };
+  /** What brk(2) set; 0n if not known. */
+  programBreak: bigint;
+  /** That wait for the process as a whole. */
+  pendingSignals: bigint;
+  ignoredSignals: bigint;
+  caughtSignals: bigint;
+  /**
+   * Of the signals that are caught, as they were when the dump began; null without a helper in the
+   * process, or if more signals are caught since.
+   */
+  signalActions: SignalAction[] | null;
+  umask: number;
+  workingDirectory: string;
+  root: string;
+  /** For information: read after the freeze, at most 65,536, ascending. */
+  descriptors: { descriptor: number; path: string; position: bigint; flags: number }[];
 }
 
 /** Pages that should have been stored and could not be read. */
@@ -167,6 +248,8 @@ export interface RoundCaptured {
   vmas: CapturedVma[];
   /** None after a live round. */
   threads: CapturedThread[];
+  /** null after a live round, and if the process was killed while it was frozen. */
+  state: CapturedState | null;
   leftOut: LeftOutRange[];
   /**
    * Page table as it is stored: records of 24 bytes, little-endian: u64 address, u32 pages,

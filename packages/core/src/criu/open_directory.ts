@@ -77,6 +77,7 @@ function processOf(pid: number, table: PageTable): ManifestProcess {
     startTimeTicks: 0n,
     vmas: [],
     threads: [],
+    state: null,
     leftOut: [],
     pageTable: { file: pagemapFile(pid), entries: table.entries, crc32c: 0 },
     pagesStored: table.pagesStored,

@@ -1,7 +1,7 @@
 /** Names and sizes that docs/image-format.md fixes. */
 
 /** Format version that this package writes, and the only one that it reads. */
-export const FORMAT_VERSION = 2;
+export const FORMAT_VERSION = 3;
 export const MANIFEST_FILE = 'manifest.msgpack';
 /** The manifest until it is whole and on the disk. */
 export const MANIFEST_TEMPORARY_FILE = 'manifest.msgpack.tmp';

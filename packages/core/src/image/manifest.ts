@@ -1,5 +1,12 @@
 /** What a manifest says, as docs/image-format.md describes it. */
-import type { CaptureBackend, NativeFile, NativeVma, VmaKind } from '@sluice/native';
+import type {
+  CaptureBackend,
+  CapturedState,
+  CapturedThread,
+  NativeFile,
+  NativeVma,
+  VmaKind,
+} from '@sluice/native';
 
 /** One mapping of a process. */
 export interface ManifestVma extends NativeVma {
@@ -12,12 +19,8 @@ export interface ManifestVma extends NativeVma {
   file: NativeFile | null;
 }
 
-export interface ManifestThread {
-  tid: number;
-  name: string;
-  /** `struct user_regs_struct` of the machine as the kernel gives it (NT_PRSTATUS). */
-  registers: Uint8Array;
-}
+export type ManifestThread = CapturedThread;
+export type ManifestState = CapturedState;
 
 /** Addresses whose pages should have been stored and could not be read. */
 export interface ManifestLeftOut {
@@ -37,7 +40,10 @@ export interface ManifestProcess {
   startTimeTicks: bigint;
   /** Ascending, not overlapping. */
   vmas: ManifestVma[];
+  /** None in an image that was taken while the process ran. */
   threads: ManifestThread[];
+  /** null where there are no threads, and if the process was killed while it was frozen. */
+  state: ManifestState | null;
   /** Ascending, not overlapping. */
   leftOut: ManifestLeftOut[];
   pageTable: { file: string; entries: number; crc32c: number };

@@ -50,6 +50,72 @@ const vma = v.strictObject({
   file: v.nullable(file),
 });
 
+const thread = v.strictObject({
+  tid: pid,
+  // 0 of a thread that ended before it could be asked.
+  namespaceTid: v.pipe(count, v.maxValue(2 ** 31 - 1)),
+  name: short,
+  registers: v.pipe(bytes, v.maxLength(4096)),
+  extendedRegisters: v.pipe(bytes, v.maxLength(65_536)),
+  signalMask: u64,
+  pendingSignals: u64,
+  robustList: u64,
+  rseq: v.nullable(v.strictObject({ address: u64, bytes: u32, signature: u32 })),
+});
+
+const signalAction = v.strictObject({
+  signal: v.pipe(count, v.minValue(1), v.maxValue(64)),
+  handler: u64,
+  flags: u64,
+  restorer: u64,
+  mask: u64,
+});
+
+const ids = v.pipe(v.array(u32), v.length(4));
+
+const state = v.strictObject({
+  parentPid: count,
+  processGroup: count,
+  sessionLeader: count,
+  nice: v.pipe(v.number(), v.safeInteger(), v.minValue(-20), v.maxValue(19)),
+  flags: u64,
+  userIds: ids,
+  groupIds: ids,
+  supplementaryGroups: v.array(u32),
+  capabilities: v.strictObject({
+    inheritable: u64,
+    permitted: u64,
+    effective: u64,
+    bounding: u64,
+    ambient: u64,
+  }),
+  noNewPrivileges: v.boolean(),
+  seccompMode: v.picklist([0, 1, 2]),
+  limits: v.array(v.strictObject({ name: short, soft: u64, hard: u64 })),
+  auxiliaryVector: v.pipe(bytes, v.maxLength(65_536)),
+  addresses: v.strictObject({
+    startCode: u64,
+    endCode: u64,
+    startStack: u64,
+    startData: u64,
+    endData: u64,
+    startBreak: u64,
+    argumentsStart: u64,
+    argumentsEnd: u64,
+    environmentStart: u64,
+    environmentEnd: u64,
+  }),
+  programBreak: u64,
+  pendingSignals: u64,
+  ignoredSignals: u64,
+  caughtSignals: u64,
+  signalActions: v.nullable(v.pipe(v.array(signalAction), v.maxLength(64))),
+  umask: u32,
+  workingDirectory: path,
+  root: path,
+  descriptors: v.array(v.strictObject({ descriptor: u32, path, position: u64, flags: u32 })),
+});
+
 const process = v.strictObject({
   pid,
   namespacePid: pid,
@@ -58,9 +124,8 @@ const process = v.strictObject({
   executable: path,
   startTimeTicks: u64,
   vmas: v.array(vma),
-  threads: v.array(
-    v.strictObject({ tid: pid, name: short, registers: v.pipe(bytes, v.maxLength(4096)) }),
-  ),
+  threads: v.array(thread),
+  state: v.nullable(state),
   leftOut: v.array(v.strictObject({ start: u64, end: u64, reason: text })),
   pageTable: v.strictObject({
     file: short,

@@ -1,7 +1,13 @@
 /** Writes what an image has beside its shards, and thereby publishes it. */
 import { type FileHandle, open, rename } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { CaptureBackend, CapturedThread, CapturedVma, LeftOutRange } from '@sluice/native';
+import type {
+  CaptureBackend,
+  CapturedState,
+  CapturedThread,
+  CapturedVma,
+  LeftOutRange,
+} from '@sluice/native';
 import { fromNative, SluiceError } from '../errors.js';
 import { type Crc32c, nativeCrc32c } from './checksum.js';
 import { MANIFEST_FILE, MANIFEST_TEMPORARY_FILE, PAGE_BYTES, pageTableFile } from './layout.js';
@@ -34,6 +40,7 @@ export interface WriteImageProcess {
   startTimeTicks: bigint;
   vmas: readonly CapturedVma[];
   threads: readonly CapturedThread[];
+  state: CapturedState | null;
   /** In any order; ranges may overlap. */
   leftOut: readonly LeftOutRange[];
   /**
@@ -170,7 +177,8 @@ function processOf(
     executable,
     startTimeTicks,
     vmas,
-    threads: process.threads.map(({ tid, name, registers }) => ({ tid, name, registers })),
+    threads: [...process.threads],
+    state: process.state,
     leftOut: withoutOverlap(process.leftOut),
     pageTable: {
       file: pageTableFile(pid),

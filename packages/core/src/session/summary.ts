@@ -62,7 +62,7 @@ export function* imagesOf(
   const createdNs = BigInt(Date.now()) * 1_000_000n;
   const figures = rounds.map((round) => manifestRoundOf(roundOf(round)));
   for (const [index, { kind, dir, captured, shards }] of rounds.entries()) {
-    const { vmas, threads, leftOut, pageTable } = captured;
+    const { vmas, threads, state, leftOut, pageTable } = captured;
     const below = index === 0 ? null : roundDir(index);
     yield {
       dir,
@@ -87,6 +87,7 @@ export function* imagesOf(
           startTimeTicks,
           vmas,
           threads,
+          state,
           leftOut,
           pageTable,
         },

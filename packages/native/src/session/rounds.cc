@@ -7,7 +7,6 @@
 
 #include "base/error.h"
 #include "kernel/proc_rings.h"
-#include "kernel/proc_task.h"
 #include "kernel/syscalls.h"
 #include "kernel/urgent.h"
 #include "session/dump_session.h"
@@ -271,29 +270,42 @@ void DumpSession::capture_frozen(Round* round, const PageRanges& owed, After aft
   RoundResult* const result = &round->result;
   auto freeze = freeze_target(exchange);
   const bool goes_on = after == After::kResume;
-  std::optional<Urgent> urgent(std::in_place, goes_on && work->copy);
+  const bool goes_on_early = goes_on && work->copy;  // before the drains are done
+  std::optional<Urgent> urgent(std::in_place, goes_on_early);
   require_same_program();
   // What the kernel may have written past the page tables is taken whatever the tracker says.
   work->owed = rings_.empty() ? owed : united(owed, registered_buffers(options_.pid, rings_));
   work->plan = make_plan(options_.pid, &files_, scratches());
   const auto opened = Clock::now();
-  exchange->open_gate(!(goes_on && work->copy));
-  result->threads = freeze->threads();
+  exchange->open_gate(!goes_on_early);
+  result->threads = freeze->thread_states();
+  if (auto state = read_process_state(options_.pid)) {
+    result->process.emplace().state = std::move(*state);
+  }
   exchange->wait_lanes(true);
   result->memdump_us = microseconds_since(opened);
   const auto thaw = [&] {
     freeze->thaw();
     frozen_.store(false, std::memory_order_relaxed);
   };
-  if (goes_on && work->copy) {
+  const auto read_files = [&] {
+    if (result->process) {
+      result->process->files = read_process_files(options_.pid);
+    }
+  };
+  if (goes_on_early) {
     thaw();
     exchange->open_gate();
+    urgent.reset();
+    read_files();
   }
-  urgent.reset();
   exchange->wait_drains(frozen_);
   result->memwrite_us = microseconds_since(opened);
-  if (goes_on && !work->copy) {
+  if (goes_on && !goes_on_early) {
     thaw();
+  }
+  if (!goes_on_early) {
+    read_files();
   }
   result->freezing_us = freeze->freezing_us();
   result->frozen_us = freeze->frozen_us();
@@ -411,8 +423,15 @@ RoundResult DumpSession::finish_round(size_t number) {
                       known->end == vma.mapping.end;
     result.vm_flags.push_back(same ? known->flags : "");
   }
-  for (FrozenThread& thread : result.threads) {
-    thread.name = thread_name(options_.pid, thread.tid).value_or("");
+  for (ThreadState& thread : result.threads) {
+    name_thread(options_.pid, identity_.namespace_pid, &thread);
+  }
+  if (result.process) {
+    CapturedProcess& process = *result.process;
+    process.auxiliary_vector = stamp_.auxiliary_vector;  // it is the same program
+    process.program_break = round->lanes.front().program_break;
+    process.signal_actions =
+        actions_of_caught(process.state.status.caught, lanes_.front()->signal_actions());
   }
   result.pinned_peak_bytes = round->exchange.pinned_peak_bytes();
   round->lanes.clear();
