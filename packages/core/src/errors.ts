@@ -244,6 +244,11 @@ export class AbortError extends Error {
 }
 Object.defineProperty(AbortError.prototype, 'name', { value: 'AbortError' });
 
+/** @throws AbortError */
+export function throwIfAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw new AbortError(signal.reason);
+}
+
 /**
  * The public error for one that came from the addon, a worker or a file system call; an error that
  * is public already, or that is a bug, comes back unchanged.

@@ -1,6 +1,6 @@
 /** Makes a directory for CRIU of an image. */
 import { resolve } from 'node:path';
-import { AbortError, fromNative, SluiceError } from '../errors.js';
+import { fromNative, SluiceError, throwIfAborted } from '../errors.js';
 import { createImageDir } from '../image/image_dir.js';
 import { PAGE_BYTES } from '../image/layout.js';
 import { openImage } from '../image/open_image.js';
@@ -52,7 +52,7 @@ export async function exportImage(
   if (typeof dir !== 'string') {
     throw new SluiceError('ERR_SLUICE_OPTION', `Expected a directory, got ${String(dir)}`);
   }
-  if (signal?.aborted) throw new AbortError(signal.reason);
+  throwIfAborted(signal);
   const image = source instanceof Image ? source : await openImage(source);
   try {
     // Absolute, so that it stays the same directory if the program changes its own.

@@ -1,10 +1,9 @@
 /** One live round that `criu dump` builds on. */
 import { resolve } from 'node:path';
-import { AbortError, fromNative, SluiceError, withThawed } from '../errors.js';
+import { fromNative, SluiceError, throwIfAborted, withThawed } from '../errors.js';
 import { createImageDir, openImage } from '../image/index.js';
 import { addressOf } from '../image/mappings.js';
 import type { PageSpan } from '../image/page_spans.js';
-import type { CapturedRound } from '../session/capture.js';
 import { ProgressMeter } from '../session/dump_run.js';
 import { identify } from '../session/identify.js';
 import { checkPid, type PreDumpOptions, resolvePreDumpOptions } from '../session/options.js';
@@ -54,7 +53,7 @@ export async function preDumpProcess(pid: number, options: PreDumpOptions): Prom
   const meter = new ProgressMeter();
   const signal = resolved.signal ?? new AbortController().signal;
   try {
-    if (signal.aborted) throw new AbortError(signal.reason);
+    throwIfAborted(signal);
     const { namespacePid, startTimeTicks } = identify(pid);
     const imagesDir = resolve(resolved.dir);
     const known =
@@ -70,14 +69,17 @@ export async function preDumpProcess(pid: number, options: PreDumpOptions): Prom
       await using image = await openImage(round.dir);
       const how = { adopt: true, signal };
       const pages = await writeCriuRound(output.dir, image, round.captured, prevImagesDir, how);
-      const { capture, warnings } = dumped.result;
+      const { freezing_time, frozen_time, memwrite_time, capture, warnings } = dumped.result;
       return {
         pid,
         images_dir: resolved.dir,
         prev_images_dir: prevImagesDir ?? null,
         pages_written: pages.pagesWritten,
         pages_skipped_parent: pages.pagesInParent,
-        ...timesOf(round),
+        freezing_time,
+        frozen_time,
+        scan_time: Math.round(round.captured.scanUs),
+        memwrite_time,
         total_time: Math.round(meter.elapsedMs * 1000),
         capture,
         warnings,
@@ -87,15 +89,6 @@ export async function preDumpProcess(pid: number, options: PreDumpOptions): Prom
     const failure = withThawed(fromNative(error, { pid }), true);
     throw meter.hasCaptured ? withAdvice(failure) : failure;
   }
-}
-
-function timesOf({ captured }: CapturedRound) {
-  return {
-    freezing_time: Math.round(captured.freezingUs),
-    frozen_time: Math.round(captured.frozenUs),
-    scan_time: Math.round(captured.scanUs),
-    memwrite_time: Math.round(captured.memwriteUs),
-  };
 }
 
 /** Start and end by turns, as addresses. */

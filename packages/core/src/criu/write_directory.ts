@@ -2,7 +2,7 @@
 import { rename, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { create, type MessageInitShape, toBinary } from '@bufbuild/protobuf';
-import { AbortError, fromNative } from '../errors.js';
+import { fromNative, throwIfAborted } from '../errors.js';
 import { PAGE_BYTES } from '../image/layout.js';
 import { type PageSpan, union, without } from '../image/page_spans.js';
 import type { Image } from '../image/reader.js';
@@ -208,8 +208,4 @@ async function writeWhole(path: string, bytes: Uint8Array): Promise<void> {
 
 function pagesOf(spans: readonly PageSpan[]): number {
   return spans.reduce((sum, { start, end }) => sum + end - start, 0);
-}
-
-function throwIfAborted(signal: AbortSignal | undefined): void {
-  if (signal?.aborted) throw new AbortError(signal.reason);
 }

@@ -1,5 +1,5 @@
 /** Which pages differ between two images. */
-import { AbortError, SluiceError } from '../errors.js';
+import { SluiceError, throwIfAborted } from '../errors.js';
 import type { ManifestProcess, ManifestVma } from '../image/manifest.js';
 import { addressOf, Mappings } from '../image/mappings.js';
 import { openImage } from '../image/open_image.js';
@@ -133,7 +133,7 @@ async function diffProcess(
   let compared = 0;
   for (const { start, end } of spans) {
     for (let page = start; page < end; page += BLOCK_PAGES) {
-      if (signal?.aborted) throw new AbortError(signal.reason);
+      throwIfAborted(signal);
       const pages = Math.min(BLOCK_PAGES, end - page);
       const ofA = await readPages(images.a, a?.pid, page, pages);
       const ofB = await readPages(images.b, b?.pid, page, pages);

@@ -1,6 +1,6 @@
 /** Makes one image of a chain of images. */
 import { resolve } from 'node:path';
-import { AbortError, fromNative, SluiceError } from '../errors.js';
+import { fromNative, SluiceError, throwIfAborted } from '../errors.js';
 import { type Crc32c, nativeCrc32c } from './checksum.js';
 import { FlattenPlan } from './flatten_plan.js';
 import { createImageDir } from './image_dir.js';
@@ -165,8 +165,4 @@ async function copyPages(
   } finally {
     await Promise.all(writers.map((writer) => writer.close()));
   }
-}
-
-function throwIfAborted(signal: AbortSignal | undefined): void {
-  if (signal?.aborted) throw new AbortError(signal.reason);
 }

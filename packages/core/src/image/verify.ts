@@ -1,4 +1,4 @@
-import { AbortError } from '../errors.js';
+import { throwIfAborted } from '../errors.js';
 import type { ChainImage } from './chain.js';
 import type { Piece, Shards } from './shards.js';
 
@@ -76,8 +76,4 @@ async function forEachPiece(
   const [first] = failures.sort((a, b) => a.order - b.order);
   if (first !== undefined) throw first.error;
   return begun;
-}
-
-function throwIfAborted(signal: AbortSignal | undefined): void {
-  if (signal?.aborted) throw new AbortError(signal.reason);
 }

@@ -1,6 +1,6 @@
 /** Brings the memory of a live process back to what an image of it holds. */
 import { readlink } from 'node:fs/promises';
-import { fromNative, SluiceError, withThawed } from '../errors.js';
+import { fromNative, SluiceError, throwIfAborted, withThawed } from '../errors.js';
 import { type Image, openImage } from '../image/index.js';
 import type { ManifestProcess } from '../image/manifest.js';
 import { identify } from '../session/identify.js';
@@ -10,7 +10,7 @@ import {
   type RestoreOptions,
   resolveRestoreOptions,
 } from '../session/options.js';
-import { checkAbort, runRestore } from './restore_run.js';
+import { runRestore } from './restore_run.js';
 
 /** What a restore did. Times are in microseconds. */
 export interface RestoreResult {
@@ -75,7 +75,7 @@ async function restoreFrom(
   options: ResolvedRestoreOptions,
 ): Promise<RestoreResult> {
   const startedMs = performance.now();
-  checkAbort(options.signal);
+  throwIfAborted(options.signal);
   const { startTimeTicks } = identify(pid);
   const opened = typeof image === 'string' ? await openImage(image) : undefined;
   try {

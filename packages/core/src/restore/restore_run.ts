@@ -1,7 +1,7 @@
 /** The order of a restore: everything that can fail first, then the changes, then the bytes. */
 import { addon, type NativeRestoreResult } from '@sluice/native';
 import { createLoner, type PinnedWorker } from '@sluice/workers';
-import { AbortError, fromNative, SluiceError } from '../errors.js';
+import { AbortError, fromNative, SluiceError, throwIfAborted } from '../errors.js';
 import type { Image } from '../image/index.js';
 import type { ManifestProcess } from '../image/manifest.js';
 import type { ResolvedRestoreOptions } from '../session/options.js';
@@ -25,7 +25,7 @@ export async function runRestore(
 ): Promise<RestoreOutcome> {
   const { pid, startTimeTicks, vmas, threads } = wanted;
   const stored = storedRanges(image.runs(pid));
-  checkAbort(signal);
+  throwIfAborted(signal);
   const handle = addon.restoreOpen({
     pid,
     startTimeTicks,
@@ -43,10 +43,10 @@ export async function runRestore(
       try {
         await worker.call('restoreAttach', handle);
         await worker.call('restoreCheck', handle);
-        checkAbort(signal);
+        throwIfAborted(signal);
         const fixed = await worker.call('restoreFreeze', handle);
         await checkFixed(image, wanted, stored, fixed, worker, handle);
-        checkAbort(signal);
+        throwIfAborted(signal);
       } catch (error) {
         throw isCancelled(error) && signal?.aborted ? new AbortError(signal.reason) : error;
       }
@@ -64,10 +64,6 @@ export async function runRestore(
     signal?.removeEventListener('abort', cancel);
     addon.restoreClose(handle);
   }
-}
-
-export function checkAbort(signal: AbortSignal | undefined): void {
-  if (signal?.aborted) throw new AbortError(signal.reason);
 }
 
 /** Runs `work` on a thread of its own, detaches, and returns the warnings of that. */

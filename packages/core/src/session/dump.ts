@@ -2,10 +2,10 @@
 import { resolve } from 'node:path';
 import { dumpForCriu } from '../criu/dump.js';
 import { traceDump } from '../diagnostics.js';
-import { fromNative, withThawed } from '../errors.js';
+import { fromNative, throwIfAborted, withThawed } from '../errors.js';
 import { createImageDir } from '../image/index.js';
 import type { TargetIdentity } from './capture.js';
-import { checkAbort, dumpInto } from './dump_into.js';
+import { dumpInto } from './dump_into.js';
 import type { ProgressMeter } from './dump_run.js';
 import type { ResolvedDumpOptions } from './options.js';
 import type { DumpResult } from './result.js';
@@ -45,7 +45,7 @@ async function dump(
   signal: AbortSignal,
   meter: ProgressMeter,
 ): Promise<DumpResult> {
-  checkAbort(signal);
+  throwIfAborted(signal);
   if (options.format === 'criu') return dumpForCriu(identity, options, signal, meter);
   // Absolute, so that it stays the same directory if the program changes its own.
   const imageDir = await createImageDir(resolve(options.dir));

@@ -1,5 +1,5 @@
 /** A dump into a directory that is there: what all formats have in common. */
-import { AbortError } from '../errors.js';
+import { throwIfAborted } from '../errors.js';
 import { type ImageDir, writeImage } from '../image/index.js';
 import { type Captured, captureTarget, type TargetIdentity } from './capture.js';
 import type { ProgressMeter } from './dump_run.js';
@@ -31,7 +31,7 @@ export async function dumpInto(
   try {
     const captured = await captureTarget(identity, imageDir, options, signal, meter);
     held = captured.held;
-    checkAbort(signal);
+    throwIfAborted(signal);
     meter.enter('publish');
     for (const image of imagesOf(captured, identity.pid, options)) await writeImage(image);
     return { captured, result: summarize(captured, identity.pid, options, meter.elapsedMs) };
@@ -49,8 +49,4 @@ async function discard(imageDir: ImageDir, { dir, logger }: ResolvedDumpOptions)
   } catch (err) {
     logger?.warn?.({ dir, err }, 'files of the failed dump could not be removed');
   }
-}
-
-export function checkAbort(signal: AbortSignal): void {
-  if (signal.aborted) throw new AbortError(signal.reason);
 }
