@@ -138,6 +138,22 @@ describe('a twin', () => {
     await expectNothingLeft(target, before);
   });
 
+  it.skipIf(process.getuid?.() !== 0)(
+    'is not made where a fork would have to be told',
+    async () => {
+      await using target = await startTarget<InvariantsInfo>('invariants', ['uffd']);
+      const before = viewOf(target.pid);
+      for (const rounds of [0, 1]) {
+        await expectSnapshot(
+          target,
+          { ...TWIN, rounds },
+          { consistency: 'copy', consistency_reason: expect.stringContaining('userfaultfd') },
+        );
+      }
+      await expectNothingLeft(target, before);
+    },
+  );
+
   it.skipIf(PIDS === undefined || process.getuid?.() !== 0)(
     'is not made at a limit of its control group',
     async () => {

@@ -1,21 +1,24 @@
 // Keeps invariants across memory of every kind, without a lock, while it writes all the time.
-// Usage: invariants [locked] [huge] [filtered] [nproc=N]
+// Usage: invariants [locked] [huge] [filtered] [uffd] [nproc=N]
 //   sweep  a counter in every page: a thread sets all of them to 1, then all to 2, and so on, in
 //   the
 //          order of "segments": at any instant they hold n, ..., n, n-1, ..., n-1
 //   pair   another thread moves one at a time from the first page to the second, back when it is
 //          empty: at any instant their sum is the total, or one less
 // locked: some of it is locked in memory. huge: some of it is in huge pages. filtered: it is killed
-// if it forks, maps or waits. nproc: so many tasks may its user have.
+// if it forks, maps or waits. uffd: with a userfaultfd of its own, which is to be told of forks and
+// which nobody reads. nproc: so many tasks may its user have.
 #include "target.h"
 
 #include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stddef.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 
@@ -119,6 +122,18 @@ static void install_filter(void) {
   }
 }
 
+static void watch_itself(void) {
+  int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+  struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_EVENT_FORK};
+  struct uffdio_register range = {
+      .range = {(uint64_t)map(kSpecialPages, MAP_PRIVATE), kSpecialPages * kPage},
+      .mode = UFFDIO_REGISTER_MODE_MISSING,
+  };
+  if (fd < 0 || ioctl(fd, UFFDIO_API, &api) != 0 || ioctl(fd, UFFDIO_REGISTER, &range) != 0) {
+    die("userfaultfd");
+  }
+}
+
 static void check(void) {
   if (atomic_load(&g_forks) != 0) {
     failed("its fork handlers ran %d times", atomic_load(&g_forks));
@@ -127,11 +142,12 @@ static void check(void) {
 }
 
 int main(int argc, char** argv) {
-  bool locked = false, huge = false, filtered = false;
+  bool locked = false, huge = false, filtered = false, uffd = false;
   for (int i = 1; i < argc; i++) {
     locked = locked || strcmp(argv[i], "locked") == 0;
     huge = huge || strcmp(argv[i], "huge") == 0;
     filtered = filtered || strcmp(argv[i], "filtered") == 0;
+    uffd = uffd || strcmp(argv[i], "uffd") == 0;
     if (strncmp(argv[i], "nproc=", 6) == 0) {
       struct rlimit limit = {strtoul(argv[i] + 6, NULL, 10), strtoul(argv[i] + 6, NULL, 10)};
       if (setrlimit(RLIMIT_NPROC, &limit) != 0) {
@@ -151,6 +167,9 @@ int main(int argc, char** argv) {
   }
   if (filtered) {
     install_filter();
+  }
+  if (uffd) {
+    watch_itself();
   }
   printf("{\"ready\":true,\"pid\":%d,\"pair\":[\"0x%lx\",\"0x%lx\"],\"total\":%d,\"segments\":[",
          (int)getpid(), (unsigned long)g_pair[0], (unsigned long)g_pair[1], kTotal);

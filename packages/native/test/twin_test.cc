@@ -47,7 +47,7 @@ void live(pid_t pid, Use use) {
     use(*twin);
     twin->end();
     twin->end();
-    CHECK(twin->is_gone());
+    CHECK(!twin->stands());
     remains.push_back(helper->end());
     CHECK_EQ(remains.size(), 2u);
     CHECK_EQ(remove_remains(rig.stop_thread().get(), remains).size(), 0u);
@@ -219,7 +219,7 @@ TEST(twin_has_the_memory_as_it_was) {
     twin.give_way();
     CHECK_EQ(proc_text(twin.pid(), "oom_score_adj"), "1000\n");
     CHECK(proc_text(child.pid(), "oom_score_adj") != "1000\n");
-    CHECK(!twin.is_gone());
+    CHECK(twin.stands());
   });
   for (char* const each : {memory, unforked, wiped}) {
     ::munmap(each, kPages * kPageBytes);
@@ -228,7 +228,7 @@ TEST(twin_has_the_memory_as_it_was) {
 
 TEST(twin_of_a_filtered_target) {
   const Child child([] { kill_on_all_that_helpers_do(); });
-  live(child.pid(), [](Twin& twin) { CHECK(!twin.is_gone()); });
+  live(child.pid(), [](Twin& twin) { CHECK(twin.stands()); });
 }
 
 TEST(twin_that_cannot_be_made) {
@@ -254,7 +254,7 @@ TEST(twin_that_cannot_be_made) {
     // A twin that somebody kills.
     const auto twin = Twin::make(helper.get(), child.pid(), &remains);
     ::kill(twin->pid(), SIGKILL);
-    wait_until("it is gone", [&] { return twin->is_gone(); });
+    wait_until("it is gone", [&] { return !twin->stands(); });
     twin->end();
     remains.push_back(helper->end());
     CHECK_EQ(remove_remains(rig.stop_thread().get(), remains).size(), 0u);

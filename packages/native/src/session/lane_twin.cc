@@ -1,11 +1,13 @@
 // The part of a lane in a round that may make a twin: under freeze it only looks which pages are to
 // be taken, and copies them if that is sooner done than making a twin.
+#include <cerrno>
 #include <utility>
 
 #include "base/error.h"
 #include "session/lane.h"
 
 namespace sluice {
+
 void Lane::feed_deferring(const RoundWork& work, PageRange share, Exchange* exchange,
                           Chunker* chunker) {
   Twinning* const twinning = work.twinning;
@@ -70,9 +72,6 @@ void Lane::make_twin(Twinning* twinning) {
     twin_ = Twin::make(helper_.get(), options_.pid, &remains_);
     twinning->twin = twin_;
   } catch (const Error& error) {
-    if (!error.is("INJECTION")) {
-      throw;
-    }
     twinning->failure = error.what();
   }
 }
@@ -92,13 +91,19 @@ void Lane::feed_from_twin(const Twin& twin, Exchange* exchange) {
       }
     }
     chunker.finish();
-  } catch (const Error& error) {
-    if (!error.is("CANCELLED") && twin.is_gone()) {
-      throw Error("SYSTEM", options_.pid, error.call().c_str(), error.err(),
-                  "its copy-on-write twin was killed while it was read; if memory ran out, dump it "
-                  "by copying");
+  } catch (const Error&) {
+    // Whoever gave up has ended the twin.
+    exchange->check();
+    if (twin.stands()) {
+      throw;
     }
-    throw;
+  }
+  // The memory of one that is killed for want of memory is taken away before it is gone.
+  if (!twin.stands()) {
+    throw Error(
+        "SYSTEM", options_.pid, "process_vm_readv", ESRCH,
+        "its copy-on-write twin was killed while it was read; if memory ran out, dump it by "
+        "copying");
   }
 }
 

@@ -1,6 +1,10 @@
 // The twin of a DumpSession: whether there may be one, and what it would cost.
+#include <algorithm>
+#include <thread>
+
 #include "base/error.h"
 #include "kernel/abi.h"
+#include "kernel/proc_descriptors.h"
 #include "kernel/proc_status.h"
 #include "pages/scan_calls.h"
 #include "session/dump_session.h"
@@ -32,6 +36,16 @@ uint64_t count_huge_pages(pid_t pid, const CapturePlan& plan) {
   return pages;
 }
 
+// With a userfaultfd that asked for it (UFFD_FEATURE_EVENT_FORK) a clone waits until its owner has
+// heard of it: for ever, if the owner is frozen.
+constexpr char kUserfaultfd[] = "anon_inode:[userfaultfd]";
+constexpr const char* kWatchedFlags[] = {"um", "uw", "ui"};
+
+bool is_watched(const VmFlags& mapping) {
+  return std::any_of(std::begin(kWatchedFlags), std::end(kWatchedFlags),
+                     [&](const char* flag) { return has_vm_flag(mapping.flags, flag); });
+}
+
 }  // namespace
 
 // What takes some milliseconds and hardly changes: when the target is first looked at.
@@ -57,9 +71,16 @@ void DumpSession::prepare_twin(Round* round) {
     *reason = "no helper could be started in it, which a twin needs";
     return;
   }
+  // The flags were read before the tracker began to watch.
+  if (std::any_of(vm_flags_.begin(), vm_flags_.end(), is_watched) ||
+      !descriptors_to(options_.pid, kUserfaultfd).empty()) {
+    *reason = "it uses a userfaultfd, whose owner a twin could wait for";
+    return;
+  }
   ConsistencyCosts* const costs = &round->twinning.costs;
   costs->wish = options_.consistency;
-  costs->lanes = options_.lanes;
+  const size_t processors = std::max(1u, std::thread::hardware_concurrency());
+  costs->lanes = std::min(options_.lanes, processors);
   costs->drain_us = drain_us_;
   if (const auto status = read_status(options_.pid)) {
     costs->own_pages = (status->rss_anon_kb + status->swap_kb) / kKibPerPage;

@@ -66,9 +66,9 @@ bool Twin::has(PageRange page, PageFilter filter) {
   return found;
 }
 
-bool Twin::is_gone() const {
+bool Twin::stands() const {
   const auto status = read_status(pid());
-  return !status || status->is_zombie();
+  return status && status->state == 't';
 }
 
 void Twin::give_way() {

@@ -37,8 +37,8 @@ class Twin {
   // mapping wholly or, with MADV_DONTFORK or MADV_WIPEONFORK, not at all: so one page of a mapping
   // tells for all. From any thread.
   bool has(PageRange page, PageFilter filter);
-  // Whether somebody killed it.
-  bool is_gone() const;
+  // Whether it stands still as it should; else it was killed.
+  bool stands() const;
   // Should memory run out while the target writes, the kernel kills the twin first.
   void give_way();
   // Its zombie is left for the target to reap. Does nothing the second time.
