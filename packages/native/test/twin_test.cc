@@ -279,6 +279,40 @@ TEST(twin_snapshots_are_of_one_moment) {
   }
 }
 
+// As the kernel does when memory runs out.
+TEST(twin_that_is_killed_while_it_is_read) {
+  const TempDir dir("/tmp");
+  const InOrder target(500);
+  SessionOptions options = options_for(target.pid(), dir, CaptureMode::kRead);
+  options.consistency = Consistency::kTwin;
+  Dump dump(options);
+  CHECK_EQ(dump.attach(), kNoErrors);
+  CHECK_EQ(dump.prepare(RoundKind::kWhole, dir.path(), true), kNoErrors);
+  const std::vector<pid_t> helpers = children_of(target.pid());
+  // No slot is emptied until the twin is dead, and all of it is more than they hold.
+  sys::Fault fault;
+  fault.number = SYS_splice;
+  fault.errnum = EINTR;
+  sys::set_faults({fault});
+  dump.start_capture();
+  pid_t twin = 0;
+  wait_until("there is a twin, and the target runs", [&] {
+    for (const pid_t child : children_of(target.pid())) {
+      const bool is_new = std::find(helpers.begin(), helpers.end(), child) == helpers.end();
+      twin = is_new ? child : twin;
+    }
+    return twin != 0 && !dump.session.frozen();
+  });
+  ::kill(twin, SIGKILL);
+  wait_until("it is dead", [&] { return read_stat(twin)->is_zombie(); });
+  sys::set_faults({});
+  const auto codes = dump.wait_capture();
+  CHECK(std::find(codes.begin(), codes.end(), "SYSTEM") != codes.end());
+  dump.detach();
+  CHECK_EQ(dump.warnings, kNoErrors);
+  CHECK_EQ(children_of(target.pid()).size(), 0u);
+}
+
 // Whatever keeps a twin from being made, the pages are copied under the same freeze.
 TEST(twin_falls_back_to_copying) {
   const InOrder target(500);
