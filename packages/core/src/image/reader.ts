@@ -1,5 +1,5 @@
 import { SluiceError } from '../errors.js';
-import type { AddressSpace } from './address_space.js';
+import type { AddressSpace, Stretch } from './address_space.js';
 import { readBackingFile } from './backing_file.js';
 import type { ChainImage } from './chain.js';
 import type { Manifest, ManifestProcess } from './manifest.js';
@@ -71,7 +71,25 @@ export class Image {
     if (bytes > MAX_READ_BYTES) {
       throw option(`Expected at most ${MAX_READ_BYTES} bytes, got ${bytes}; chunks() reads more`);
     }
-    return this.#fill(space, address, bytes);
+    return this.#fill(space, address, new Uint8Array(bytes));
+  }
+
+  /**
+   * Where the bytes of whole, mapped pages are, ascending; also of those that cannot be had.
+   *
+   * @internal
+   */
+  stretches(pid: number, range: { start: bigint; end: bigint }): Iterable<Stretch> {
+    return this.#space(pid).stretches(range);
+  }
+
+  /**
+   * As `read`, into memory that is there.
+   *
+   * @internal
+   */
+  async readInto(pid: number, address: bigint, target: Uint8Array): Promise<void> {
+    await this.#fill(this.#space(pid), address, target);
   }
 
   /**
@@ -88,7 +106,8 @@ export class Image {
   ): AsyncGenerator<Uint8Array, void, undefined> {
     const space = this.#range(pid, address, bytes);
     for (let done = 0; done < bytes; done += CHUNK_BYTES) {
-      yield await this.#fill(space, address + BigInt(done), Math.min(CHUNK_BYTES, bytes - done));
+      const part = new Uint8Array(Math.min(CHUNK_BYTES, bytes - done));
+      yield await this.#fill(space, address + BigInt(done), part);
     }
   }
 
@@ -115,14 +134,14 @@ export class Image {
     await this.close();
   }
 
-  async #fill(space: AddressSpace, address: bigint, bytes: number): Promise<Uint8Array> {
-    const target = new Uint8Array(bytes);
+  async #fill(space: AddressSpace, address: bigint, target: Uint8Array): Promise<Uint8Array> {
     let done = 0;
-    for (const segment of space.segments(address, bytes)) {
+    for (const segment of space.segments(address, target.length)) {
       const part = target.subarray(done, done + segment.bytes);
       if (segment.from === 'shard') {
         await this.#shards[segment.image]?.read(segment.shard, segment.offset, part);
       }
+      if (segment.from === 'zeros') part.fill(0);
       if (segment.from === 'file') await readBackingFile(segment.file, segment.offset, part);
       done += segment.bytes;
     }
