@@ -109,7 +109,7 @@ const HIGHEST_PID = 2 ** 22;
 const LOGGER_FUNCTIONS = ['debug', 'info', 'warn', 'error'] as const;
 
 /** A whole number in a range. */
-function whole(least: number, most: number) {
+export function whole(least: number, most: number) {
   return v.pipe(
     v.number(),
     v.integer(),
@@ -135,9 +135,10 @@ const logger = v.pipe(
 
 const targetFields = { logger: v.optional(logger) };
 
-const path = v.pipe(v.string(), v.minLength(1), v.check(hasNoNul), v.description('a path'));
+export const path = v.pipe(v.string(), v.minLength(1), v.check(hasNoNul), v.description('a path'));
 
-const dumpFields = {
+/** Options that a dump has, for others that make one. */
+export const dumpFields = {
   dir: path,
   format: v.optional(oneOf('sluice', 'criu'), 'sluice'),
   lanes: v.optional(whole(1, 64), () => Math.min(4, availableParallelism())),
@@ -272,7 +273,12 @@ export function resolvePreDumpOptions(
 
 type Fields = Record<string, v.GenericSchema>;
 
-function parse<const T extends Fields>(
+/**
+ * Checks options.
+ *
+ * @throws `ERR_SLUICE_OPTION`, naming the option, what was expected and what came.
+ */
+export function parse<const T extends Fields>(
   schema: v.StrictObjectSchema<T, undefined>,
   value: unknown,
 ): v.InferOutput<v.StrictObjectSchema<T, undefined>> {
