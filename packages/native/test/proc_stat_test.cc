@@ -91,8 +91,8 @@ TEST(stat_of_a_process) {
   CHECK_EQ(stat->num_threads, 1u);
   CHECK(stat->start_time_ticks >= self->start_time_ticks);
   // Of this program, which the child is a copy of.
-  CHECK(stat->start_break != 0 && stat->start_break == self->start_break);
-  CHECK(stat->start_break <= reinterpret_cast<uint64_t>(::sbrk(0)));
+  CHECK(stat->addresses.start_break != 0 && stat->addresses.start_break == self->addresses.start_break);
+  CHECK(stat->addresses.start_break <= reinterpret_cast<uint64_t>(::sbrk(0)));
   CHECK(!stat->is_kernel_thread());
 }
 

@@ -3,6 +3,7 @@
 
 #include "addon/api.h"
 #include "addon/handles.h"
+#include "addon/state_values.h"
 #include "addon/values.h"
 #include "session/dump_session.h"
 
@@ -130,13 +131,10 @@ Napi::Value session_finish_round(const Napi::CallbackInfo& info, DumpSession* se
     vmas.Set(i, vma_to_js(env, captured.plan.vmas[i], captured.vm_flags[i]));
   }
   result.Set("vmas", vmas);
-  result.Set("threads", list(env, captured.threads, [env](const FrozenThread& frozen) {
-               Napi::Object thread = Napi::Object::New(env);
-               thread.Set("tid", frozen.tid);
-               thread.Set("name", text(env, frozen.name));
-               thread.Set("registers", bytes(env, &frozen.registers, sizeof frozen.registers));
-               return thread;
+  result.Set("threads", list(env, captured.threads, [env](const ThreadState& thread) {
+               return thread_to_js(env, thread);
              }));
+  result.Set("state", state_to_js(env, captured.process));
   result.Set("leftOut", list(env, captured.left_out, [env](const LeftOut& item) {
                Napi::Object range = Napi::Object::New(env);
                range.Set("start", big(env, item.range.start));

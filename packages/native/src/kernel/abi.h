@@ -103,6 +103,18 @@ inline constexpr long kPtraceSuspendSeccomp = 1 << 21;
 static_assert(kPtraceSuspendSeccomp == PTRACE_O_SUSPEND_SECCOMP);
 #endif
 
+// ---- rt_sigaction(2), as the kernel has it; that of the C library is another
+
+inline constexpr int kSignals = 64;
+
+struct KernelSigaction {
+  uint64_t handler;
+  uint64_t flags;
+  uint64_t restorer;
+  uint64_t mask;
+};
+static_assert(sizeof(KernelSigaction) == 32);
+
 // ---- capabilities: numbers of bits in the masks of /proc/PID/status
 
 inline constexpr unsigned kCapSysPtrace = 19;

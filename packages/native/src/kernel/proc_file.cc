@@ -137,6 +137,7 @@ void TextCursor::skip_blanks() {
 
 bool TextCursor::take_hex(uint64_t& value) { return take_number(rest_, value, 16); }
 bool TextCursor::take_decimal(uint64_t& value) { return take_number(rest_, value, 10); }
+bool TextCursor::take_octal(uint64_t& value) { return take_number(rest_, value, 8); }
 bool TextCursor::take_signed(int64_t& value) { return take_number(rest_, value, 10); }
 
 bool TextCursor::take_line(std::string_view& line) {

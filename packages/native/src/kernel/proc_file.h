@@ -2,9 +2,11 @@
 // Everything else that fails is an Error, code PERMISSION (EACCES, EPERM) or SYSTEM.
 #pragma once
 
+#include <dirent.h>
 #include <sys/types.h>
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -32,6 +34,11 @@ ScopedFd open_pagemap(pid_t pid);
 // "/proc/PID/NAME", or "/proc/PID" for an empty name.
 std::string proc_path(pid_t pid, std::string_view name);
 
+struct CloseDir {
+  void operator()(DIR* dir) const { ::closedir(dir); }
+};
+using ScopedDir = std::unique_ptr<DIR, CloseDir>;
+
 // Cursor over the text of a /proc file. It fails by returning false and then stays where it was;
 // which text was malformed only the caller can say.
 class TextCursor {
@@ -46,6 +53,7 @@ class TextCursor {
   // One number of at least one digit that fits; hex without prefix, lower or upper case.
   bool take_hex(uint64_t& value);
   bool take_decimal(uint64_t& value);
+  bool take_octal(uint64_t& value);
   // With a sign; fits int64_t.
   bool take_signed(int64_t& value);
   // Up to the next newline, which is consumed and not returned; false at the end of the text.

@@ -1,8 +1,6 @@
 #include "kernel/proc_rings.h"
 
-#include <dirent.h>
-
-#include <memory>
+#include <unistd.h>
 
 #include "kernel/proc_file.h"
 
@@ -11,15 +9,11 @@ namespace {
 
 constexpr char kRing[] = "anon_inode:[io_uring]";
 
-struct CloseDir {
-  void operator()(DIR* dir) const { ::closedir(dir); }
-};
-
 }  // namespace
 
 std::vector<std::string> list_rings(pid_t pid) {
   std::vector<std::string> rings;
-  const std::unique_ptr<DIR, CloseDir> dir(::opendir(proc_path(pid, "fd").c_str()));
+  const ScopedDir dir(::opendir(proc_path(pid, "fd").c_str()));
   while (const dirent* entry = dir ? ::readdir(dir.get()) : nullptr) {
     const std::string name = entry->d_name;
     char target[sizeof kRing];

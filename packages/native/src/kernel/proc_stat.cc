@@ -1,5 +1,6 @@
 #include "kernel/proc_stat.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "kernel/proc_file.h"
@@ -9,12 +10,26 @@ namespace {
 
 // Numbers of fields as proc_pid_stat(5) counts them.
 constexpr int kPpidField = 4;
+constexpr int kProcessGroupField = 5;
+constexpr int kSessionField = 6;
 constexpr int kFlagsField = 9;
+constexpr int kNiceField = 19;
 constexpr int kThreadsField = 20;
 constexpr int kStartTimeField = 22;
 constexpr int kExitSignalField = 38;
-constexpr int kStartBreakField = 47;
 constexpr int kExitCodeField = 52;
+
+struct AddressField {
+  int field;
+  uint64_t ProcAddresses::* address;
+};
+constexpr AddressField kAddressFields[] = {
+    {26, &ProcAddresses::start_code},        {27, &ProcAddresses::end_code},
+    {28, &ProcAddresses::start_stack},       {45, &ProcAddresses::start_data},
+    {46, &ProcAddresses::end_data},          {47, &ProcAddresses::start_break},
+    {48, &ProcAddresses::arguments_start},   {49, &ProcAddresses::arguments_end},
+    {50, &ProcAddresses::environment_start}, {51, &ProcAddresses::environment_end},
+};
 
 // Fields 4 to 22, of which some are signed; start time would not fit int64_t after 2.9 billion
 // years.
@@ -29,6 +44,12 @@ bool parse_fields(TextCursor& cursor, ProcStat& stat) {
         return false;
       }
       stat.ppid = static_cast<pid_t>(value);
+    } else if (field == kProcessGroupField || field == kSessionField) {
+      // -1 of a process that is ending.
+      (field == kProcessGroupField ? stat.process_group : stat.session_leader) =
+          static_cast<pid_t>(std::max<int64_t>(value, 0));
+    } else if (field == kNiceField) {
+      stat.nice = static_cast<int>(value);
     } else if (field == kFlagsField) {
       stat.flags = static_cast<uint64_t>(value);
     } else if (field == kThreadsField) {
@@ -52,8 +73,11 @@ void parse_late_fields(std::string_view text, ProcStat& stat) {
     int64_t value = 0;
     if ((field == kExitSignalField || field == kExitCodeField) && token.take_signed(value)) {
       (field == kExitSignalField ? stat.exit_signal : stat.exit_code) = static_cast<int>(value);
-    } else if (field == kStartBreakField) {
-      token.take_decimal(stat.start_break);
+    }
+    for (const AddressField& known : kAddressFields) {
+      if (field == known.field) {
+        token.take_decimal(stat.addresses.*known.address);
+      }
     }
     text = end == std::string_view::npos ? std::string_view() : text.substr(end + 1);
   }

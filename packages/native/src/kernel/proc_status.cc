@@ -48,13 +48,20 @@ bool parse_list(std::string_view text, std::vector<T>& values) {
   return true;
 }
 
-bool parse_uids(std::string_view text, Uids& uids) {
-  std::vector<uid_t> all;
+bool parse_ids(std::string_view text, ProcIds& ids) {
+  std::vector<uint32_t> all;
   if (!parse_list(text, all) || all.size() != 4) {
     return false;
   }
-  uids = {all[0], all[1], all[2], all[3]};
+  ids = {all[0], all[1], all[2], all[3]};
   return true;
+}
+
+bool parse_flag(std::string_view text, bool& flag) {
+  unsigned number = 0;
+  const bool good = parse_number(text, number);
+  flag = number != 0;
+  return good;
 }
 
 bool parse_kilobytes(std::string_view text, uint64_t& kilobytes) {
@@ -65,6 +72,28 @@ bool parse_hex(std::string_view text, uint64_t& value) {
   TextCursor cursor(text);
   return cursor.take_hex(value) && cursor.at_end();
 }
+
+bool parse_octal(std::string_view text, uint32_t& value) {
+  TextCursor cursor(text);
+  uint64_t number = 0;
+  if (!cursor.take_octal(number) || !cursor.at_end() || number > 0777) {
+    return false;
+  }
+  value = static_cast<uint32_t>(number);
+  return true;
+}
+
+struct Mask {
+  std::string_view key;
+  uint64_t ProcStatus::* mask;
+};
+constexpr Mask kMasks[] = {
+    {"SigPnd", &ProcStatus::pending}, {"ShdPnd", &ProcStatus::process_pending},
+    {"SigBlk", &ProcStatus::blocked}, {"SigIgn", &ProcStatus::ignored},
+    {"SigCgt", &ProcStatus::caught},  {"CapInh", &ProcStatus::cap_inh},
+    {"CapPrm", &ProcStatus::cap_prm}, {"CapEff", &ProcStatus::cap_eff},
+    {"CapBnd", &ProcStatus::cap_bnd}, {"CapAmb", &ProcStatus::cap_amb},
+};
 
 enum RequiredLine : unsigned {
   kName = 1 << 0,
@@ -112,7 +141,7 @@ bool parse_line(std::string_view key, std::string_view raw, ProcStatus& status, 
   }
   if (key == "Uid") {
     seen |= kUids;
-    return parse_uids(value, status.uids);
+    return parse_ids(value, status.uids);
   }
   if (key == "Threads") {
     seen |= kThreads;
@@ -128,23 +157,29 @@ bool parse_line(std::string_view key, std::string_view raw, ProcStatus& status, 
   if (key == "Seccomp") {
     return parse_number(value, status.seccomp_mode);
   }
-  if (key == "SigPnd") {
-    return parse_hex(value, status.pending);
+  for (const Mask& known : kMasks) {
+    if (key == known.key) {
+      return parse_hex(value, status.*known.mask);
+    }
   }
-  if (key == "ShdPnd") {
-    return parse_hex(value, status.process_pending);
+  if (key == "Gid") {
+    return parse_ids(value, status.gids);
   }
-  if (key == "CapEff") {
-    return parse_hex(value, status.cap_eff);
+  if (key == "Groups") {
+    status.groups.clear();
+    return parse_list(value, status.groups);
+  }
+  if (key == "Umask") {
+    return parse_octal(value, status.umask);
+  }
+  if (key == "NoNewPrivs") {
+    return parse_flag(value, status.no_new_privs);
   }
   if (key == "voluntary_ctxt_switches") {
     return parse_number(value, status.voluntary_switches);
   }
   if (key == "Kthread") {
-    unsigned flag = 0;
-    const bool good = parse_number(value, flag);
-    status.kernel_thread = flag != 0;
-    return good;
+    return parse_flag(value, status.kernel_thread.emplace());
   }
   return true;
 }

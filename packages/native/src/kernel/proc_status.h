@@ -12,13 +12,14 @@
 
 namespace sluice {
 
-struct Uids {
-  uid_t real = 0;
-  uid_t effective = 0;
-  uid_t saved = 0;
-  uid_t filesystem = 0;
+// Of users or of groups.
+struct ProcIds {
+  uint32_t real = 0;
+  uint32_t effective = 0;
+  uint32_t saved = 0;
+  uint32_t filesystem = 0;
 
-  bool operator==(const Uids&) const = default;
+  bool operator==(const ProcIds&) const = default;
 };
 
 struct ProcStatus {
@@ -28,17 +29,29 @@ struct ProcStatus {
   pid_t pid = 0;
   pid_t ppid = 0;
   pid_t tracer_pid = 0;  // 0 for none, and for one in a pid namespace that is hidden from us
-  Uids uids;
+  ProcIds uids;
+  ProcIds gids;
+  std::vector<gid_t> groups;  // supplementary
+  uint32_t umask = 0;         // 0 of a zombie as well
   // This process in each pid namespace from the reader's inwards; the last is the pid in its own.
   // Just {pid} on a kernel that does not tell.
   std::vector<pid_t> ns_pids;
   uint64_t rss_kb = 0;  // 0 for kernel threads and zombies
   unsigned threads = 0;
   int seccomp_mode = 0;  // 0 off, 1 strict, 2 filter
+  bool no_new_privs = false;
+  uint64_t cap_inh = 0;
+  uint64_t cap_prm = 0;
   uint64_t cap_eff = 0;
+  uint64_t cap_bnd = 0;
+  uint64_t cap_amb = 0;
   // Signals that wait, number n as bit n - 1: for this task, and for the process.
   uint64_t pending = 0;
   uint64_t process_pending = 0;
+  // The same of those that this task blocks, and that the process ignores or has handlers for.
+  uint64_t blocked = 0;
+  uint64_t ignored = 0;
+  uint64_t caught = 0;
   // How often the task gave up the processor by itself.
   uint64_t voluntary_switches = 0;
   // From the `Kthread:` line (Linux 6.6); without it ask ProcStat::is_kernel_thread.

@@ -1,21 +1,14 @@
 #include "kernel/proc_task.h"
 
-#include <dirent.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <limits>
-#include <memory>
 
 #include "base/error.h"
 #include "kernel/proc_file.h"
 
 namespace sluice {
 namespace {
-
-struct CloseDir {
-  void operator()(DIR* dir) const { ::closedir(dir); }
-};
 
 bool parse_id(TextCursor& cursor, pid_t& id) {
   uint64_t value = 0;
@@ -43,7 +36,7 @@ void throw_unless_gone(pid_t pid, const char* call, const std::string& path) {
 
 std::optional<std::vector<pid_t>> list_threads(pid_t pid) {
   const std::string path = proc_path(pid, "task");
-  const std::unique_ptr<DIR, CloseDir> dir(::opendir(path.c_str()));
+  const ScopedDir dir(::opendir(path.c_str()));
   if (!dir) {
     throw_unless_gone(pid, "openat", path);
     return std::nullopt;

@@ -177,7 +177,7 @@ std::string explain_denied(const ProcStatus& target) {
     return "although Sluice has CAP_SYS_PTRACE: the process is in another user namespace, or a "
            "security module such as SELinux or AppArmor forbids it";
   }
-  const Uids& uids = target.uids;
+  const ProcIds& uids = target.uids;
   const uid_t caller = self->uids.effective;
   if (caller != uids.real || caller != uids.effective || caller != uids.saved) {
     return "it belongs to user " + std::to_string(uids.real) + " and Sluice runs as user " +

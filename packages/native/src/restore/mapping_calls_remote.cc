@@ -56,7 +56,7 @@ HeapBounds MappingCalls::heap_bounds() {
     throw Error("TARGET_EXITED", pid_, "brk", end < 0 ? static_cast<int>(-end) : 0,
                 "its helper was killed");
   }
-  return {stat->start_break, static_cast<uint64_t>(end)};
+  return {stat->addresses.start_break, static_cast<uint64_t>(end)};
 }
 
 void MappingCalls::open_files(const RestorePlan& plan, const std::vector<Mapping>& present) {

@@ -25,7 +25,7 @@ constexpr uint64_t kMostSlotBytes = uint64_t{1} << 20;
 constexpr uint64_t kMostReadBytes = uint64_t{16} << 20;
 constexpr int kMostLooks = 50;
 constexpr std::chrono::milliseconds kLookPause{1};
-constexpr size_t kRandomBytes = 16;  // at AT_RANDOM (getauxval(3)), new with each execve
+constexpr size_t kRandomBytes = 16;  // at AT_RANDOM
 
 constexpr char kExeced[] = "it has become another program by execve since the dump began";
 
@@ -78,13 +78,13 @@ uint64_t DumpSession::pages_captured() const {
   return pages;
 }
 
-std::vector<uint8_t> DumpSession::program_stamp() const {
+ProgramStamp DumpSession::program_stamp() const {
   const auto auxv = read_proc_file(options_.pid, "auxv");
   // Empty without memory.
   if (!auxv || auxv->empty()) {
     throw_gone(options_.pid);
   }
-  std::vector<uint8_t> stamp(auxv->begin(), auxv->end());
+  ProgramStamp stamp{{auxv->begin(), auxv->end()}, {}};
   for (size_t at = 0; at + sizeof(Elf64_auxv_t) <= auxv->size(); at += sizeof(Elf64_auxv_t)) {
     Elf64_auxv_t entry;
     std::memcpy(&entry, auxv->data() + at, sizeof entry);
@@ -94,14 +94,14 @@ std::vector<uint8_t> DumpSession::program_stamp() const {
       if (!memory.read(RemotePtr(entry.a_un.a_val), random, sizeof random)) {
         throw Error("SYSTEM", options_.pid, "", 0, "its stack could not be read");
       }
-      stamp.insert(stamp.end(), random, random + sizeof random);
+      stamp.random.assign(random, random + sizeof random);
     }
   }
   return stamp;
 }
 
 // In the middle of an execve a process has no memory for moments.
-std::vector<uint8_t> DumpSession::settled_stamp() const {
+ProgramStamp DumpSession::settled_stamp() const {
   for (int look = 1;; ++look) {
     try {
       return program_stamp();

@@ -14,11 +14,13 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
 #include "base/scoped_fd.h"
+#include "kernel/process_state.h"
 #include "pages/capture_plan.h"
 #include "pipe/shard_file.h"
 #include "session/exchange.h"
@@ -65,6 +67,14 @@ struct TargetIdentity {
   pid_t namespace_pid = 0;
 };
 
+// What tells a program from one that took its place by execve(2).
+struct ProgramStamp {
+  std::vector<uint8_t> auxiliary_vector;
+  std::vector<uint8_t> random;  // bytes at AT_RANDOM (getauxval(3)), new with each execve
+
+  bool operator==(const ProgramStamp&) const = default;
+};
+
 struct SurveyItem {
   PageRange range;
   uint64_t pages = 0;
@@ -86,11 +96,22 @@ struct LeftOut {
   std::string reason;
 };
 
+struct CapturedProcess {
+  ProcessState state;
+  ProcessFiles files;
+  std::vector<uint8_t> auxiliary_vector;
+  uint64_t program_break = 0;  // 0 if not known
+  // Of the signals that it catches; nullopt if they cannot be had.
+  std::optional<std::vector<SignalAction>> signal_actions;
+};
+
 struct RoundResult {
   RoundKind kind = RoundKind::kWhole;
   CapturePlan plan;
   std::vector<std::string> vm_flags;  // one per VMA of the plan
-  std::vector<FrozenThread> threads;  // none after a live round
+  // After a live round there are none of these.
+  std::vector<ThreadState> threads;
+  std::optional<CapturedProcess> process;
   std::vector<LeftOut> left_out;
   PageTable table;
   // After a live round that is to be handed over: pages that this image or one below it has, as
@@ -194,13 +215,12 @@ class DumpSession {
   void require_same_program() const;
   PageRanges pages_in_parent(const Round& round) const;
   std::vector<uint64_t> scratches() const;
-  // What tells this program from one that took its place by execve(2).
-  std::vector<uint8_t> program_stamp() const;
-  std::vector<uint8_t> settled_stamp() const;
+  ProgramStamp program_stamp() const;
+  ProgramStamp settled_stamp() const;
 
   SessionOptions options_;
   TargetIdentity identity_;
-  std::vector<uint8_t> stamp_;
+  ProgramStamp stamp_;
   TargetHandle target_{0, 0};
   MappedFiles files_;
   std::vector<VmFlags> vm_flags_;

@@ -64,6 +64,9 @@ void Lane::start_helper(LaneAttached* attached) {
       Helper::start(std::move(thread), *memory_, gadgets, maps, &attached->stopped_us, &remains_);
   try {
     make_slots();
+    if (options_.index == 0) {
+      signal_actions_ = sluice::signal_actions(helper_.get(), *memory_);
+    }
   } catch (...) {
     remains_.push_back(helper_->end());
     helper_.reset();
@@ -205,6 +208,10 @@ void Lane::feed_share(const RoundWork& work, PageRange share, Exchange* exchange
     }
   }
   chunker.finish();
+  // Last, because it waits for the other lanes' looks at the page tables.
+  if (helper_ && options_.index == 0 && work.kind != RoundKind::kLive) {
+    round_->program_break = program_break(helper_.get());
+  }
 }
 
 void Lane::take_all(PageRange range, const CaptureItem& item, Chunker* chunker) {

@@ -19,6 +19,7 @@
 #include "pipe/slot.h"
 #include "session/exchange.h"
 #include "target/helper_remote.h"
+#include "target/helper_state_remote.h"
 #include "target/target_handle.h"
 #include "target/target_memory.h"
 #include "target/tracer_task.h"
@@ -79,6 +80,8 @@ struct LaneRound {
   PageRanges looked;  // what a tracker watches
   Look look;
   double scan_us = 0;
+  // What brk(2) set; 0 but for the first lane, and without a helper.
+  uint64_t program_break = 0;
 };
 
 class Lane {
@@ -106,6 +109,8 @@ class Lane {
   void detach();
 
   const std::vector<HelperRemains>& remains() const { return remains_; }
+  // Of the target, when the helper of the first lane was started; nullopt without one.
+  const std::optional<std::vector<SignalAction>>& signal_actions() const { return signal_actions_; }
   // 0 without a helper.
   uint64_t scratch() const { return helper_ ? helper_->scratch().value() : 0; }
   uint64_t pages_captured() const { return pages_captured_.load(std::memory_order_relaxed); }
@@ -127,6 +132,7 @@ class Lane {
   std::unique_ptr<PageScan> scan_;
   std::vector<std::unique_ptr<Slot>> slots_;
   std::vector<HelperRemains> remains_;
+  std::optional<std::vector<SignalAction>> signal_actions_;
   std::unique_ptr<TrackerScan> tracker_scan_;
   LaneRound* round_ = nullptr;
   bool copies_ = false;  // pages of this round, instead of referring to them

@@ -7,7 +7,6 @@
 
 #include "base/error.h"
 #include "kernel/proc_rings.h"
-#include "kernel/proc_task.h"
 #include "kernel/syscalls.h"
 #include "kernel/urgent.h"
 #include "session/dump_session.h"
@@ -278,22 +277,34 @@ void DumpSession::capture_frozen(Round* round, const PageRanges& owed, After aft
   work->plan = make_plan(options_.pid, &files_, scratches());
   const auto opened = Clock::now();
   exchange->open_gate(!(goes_on && work->copy));
-  result->threads = freeze->threads();
+  result->threads = freeze->thread_states();
+  if (auto state = read_process_state(options_.pid)) {
+    result->process.emplace().state = std::move(*state);
+  }
   exchange->wait_lanes(true);
   result->memdump_us = microseconds_since(opened);
   const auto thaw = [&] {
     freeze->thaw();
     frozen_.store(false, std::memory_order_relaxed);
   };
+  const auto read_files = [&] {
+    if (result->process) {
+      result->process->files = read_process_files(options_.pid);
+    }
+  };
   if (goes_on && work->copy) {
     thaw();
     exchange->open_gate();
+    urgent.reset();
+    read_files();
   }
-  urgent.reset();
   exchange->wait_drains(frozen_);
   result->memwrite_us = microseconds_since(opened);
   if (goes_on && !work->copy) {
     thaw();
+  }
+  if (!goes_on || !work->copy) {
+    read_files();
   }
   result->freezing_us = freeze->freezing_us();
   result->frozen_us = freeze->frozen_us();
@@ -411,8 +422,15 @@ RoundResult DumpSession::finish_round(size_t number) {
                       known->end == vma.mapping.end;
     result.vm_flags.push_back(same ? known->flags : "");
   }
-  for (FrozenThread& thread : result.threads) {
-    thread.name = thread_name(options_.pid, thread.tid).value_or("");
+  for (ThreadState& thread : result.threads) {
+    name_thread(options_.pid, identity_.namespace_pid, &thread);
+  }
+  if (result.process) {
+    CapturedProcess& process = *result.process;
+    process.auxiliary_vector = stamp_.auxiliary_vector;  // it is the same program
+    process.program_break = round->lanes.front().program_break;
+    process.signal_actions =
+        actions_of_caught(process.state.status.caught, lanes_.front()->signal_actions());
   }
   result.pinned_peak_bytes = round->exchange.pinned_peak_bytes();
   round->lanes.clear();

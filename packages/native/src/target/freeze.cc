@@ -185,9 +185,18 @@ std::vector<FrozenThread> Freeze::threads() const {
   std::vector<FrozenThread> threads;
   threads.reserve(threads_.size());
   for (const auto& [tid, frozen] : threads_) {
-    threads.push_back({tid, "", frozen.registers});
+    threads.push_back({tid, frozen.registers});
   }
   return threads;
+}
+
+std::vector<ThreadState> Freeze::thread_states() {
+  std::vector<ThreadState> states;
+  states.reserve(threads_.size());
+  for (auto& [tid, frozen] : threads_) {
+    states.push_back(thread_state(pid_, &frozen.tracee, frozen.registers));
+  }
+  return states;
 }
 
 void Freeze::thaw() {

@@ -5,17 +5,16 @@
 
 #include <functional>
 #include <map>
-#include <string>
 #include <vector>
 
 #include "target/arch.h"
+#include "target/thread_state.h"
 #include "target/tracee.h"
 
 namespace sluice {
 
 struct FrozenThread {
   pid_t tid = 0;
-  std::string name;
   arch::Registers registers{};
 };
 
@@ -48,6 +47,8 @@ class Freeze {
   void abandon() { thawed_ = true; }
 
   std::vector<FrozenThread> threads() const;
+  // All that the kernel keeps of them; some microseconds for each.
+  std::vector<ThreadState> thread_states();
   // Time to stop: first thread interrupted until all stood still.
   double freezing_us() const { return freezing_us_; }
   // Time stopped: first thread interrupted until the last one was let go, or until now.

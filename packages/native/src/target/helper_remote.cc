@@ -215,6 +215,8 @@ void Helper::set_up() {
   }
 }
 
+RemotePtr Helper::results() const { return scratch_ + kResultOffset; }
+
 int64_t Helper::call(const arch::Call& call) {
   const sys::RemoteFault fault = sys::remote_fault(call.number);
   return fault.errnum != 0 ? -fault.errnum : make(call);
@@ -256,7 +258,7 @@ int64_t Helper::vmsplice(int helper_fd, std::span<const iovec> pages) {
 }
 
 HelperPipe Helper::make_pipe() {
-  const RemotePtr result = scratch_ + kResultOffset;
+  const RemotePtr result = results();
   const int64_t made = call(make_call(SYS_pipe2, {result.value(), O_CLOEXEC}));
   int fds[2] = {-1, -1};
   if (made < 0 || !memory_.read(result, fds, sizeof fds)) {

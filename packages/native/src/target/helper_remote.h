@@ -68,6 +68,8 @@ class Helper {
   // Result in the kernel's style; -ESRCH when the helper is gone.
   int64_t call(const arch::Call& call);
   RemotePtr scratch() const { return scratch_; }
+  // The page of its scratch that calls may write what they return to.
+  RemotePtr results() const;
   // vmsplice of target memory into a pipe of make_pipe; at most kMostIovecs.
   int64_t vmsplice(int helper_fd, std::span<const iovec> pages);
   // Throws INJECTION when it has no descriptors left or the kernel does not hand them over.

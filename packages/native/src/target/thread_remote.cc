@@ -165,10 +165,10 @@ bool RemoteThread::try_thread(pid_t tid, const std::vector<Mapping>& maps, Deadl
 // at its instruction pointer on the way back to user mode. An injected call would make it look at
 // the wrong place, and the sequence would go on as if nothing had happened.
 bool RemoteThread::in_restartable_sequence(Tracee* tracee, const arch::Registers& registers) {
-  const uint64_t area = tracee->rseq_address();
+  const auto area = tracee->rseq();
   uint64_t descriptor = 0;
-  if (area == 0 ||
-      !memory_.read(RemotePtr(area) + offsetof(struct rseq, rseq_cs), &descriptor,
+  if (!area ||
+      !memory_.read(RemotePtr(area->address) + offsetof(struct rseq, rseq_cs), &descriptor,
                     sizeof descriptor) ||
       descriptor == 0) {
     return false;

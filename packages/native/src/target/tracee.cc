@@ -205,13 +205,13 @@ bool Tracee::set_registers(const arch::Registers& registers) {
 }
 
 std::vector<uint8_t> Tracee::extended_state() {
-  std::vector<uint8_t> state(kMostXstateBytes);
-  iovec vector{state.data(), state.size()};
+  // Not zeroed, and returned as no more than there is: of each thread while all stand still.
+  uint8_t state[kMostXstateBytes];
+  iovec vector{state, sizeof state};
   if (!request(PTRACE_GETREGSET, NT_X86_XSTATE, reinterpret_cast<long>(&vector))) {
     return {};
   }
-  state.resize(vector.iov_len);
-  return state;
+  return {state, state + vector.iov_len};
 }
 
 bool Tracee::get_signal_mask(uint64_t* mask) {
@@ -230,12 +230,21 @@ uint64_t Tracee::event_message() {
   return message;
 }
 
-uint64_t Tracee::rseq_address() {
+std::optional<RseqArea> Tracee::rseq() {
   ptrace_rseq_configuration configuration{};
-  return request(PTRACE_GET_RSEQ_CONFIGURATION, sizeof configuration,
-                 reinterpret_cast<long>(&configuration))
-             ? configuration.rseq_abi_pointer
-             : 0;
+  if (!request(PTRACE_GET_RSEQ_CONFIGURATION, sizeof configuration,
+               reinterpret_cast<long>(&configuration)) ||
+      configuration.rseq_abi_pointer == 0) {
+    return std::nullopt;
+  }
+  return RseqArea{configuration.rseq_abi_pointer, configuration.rseq_abi_size,
+                  configuration.signature};
+}
+
+bool Tracee::has_pending_signals() {
+  const ptrace_peeksiginfo_args first{0, 0, 1};
+  siginfo_t info{};
+  return sys::call(SYS_ptrace, PTRACE_PEEKSIGINFO, tid_, &first, &info) > 0;
 }
 
 bool Tracee::resume() {

@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -40,6 +41,13 @@ enum class Stop {
   kClone,    // has just made the child that event_message() names
   kGone,     // ended or was killed
   kTimeout,  // still running
+};
+
+// What a thread registered with rseq(2).
+struct RseqArea {
+  uint64_t address = 0;
+  uint32_t bytes = 0;
+  uint32_t signature = 0;
 };
 
 class Tracee {
@@ -86,8 +94,10 @@ class Tracee {
   bool set_signal_mask(uint64_t mask);
   bool set_options(long options);
   uint64_t event_message();
-  // Address of the thread's struct rseq, 0 if it has none or the kernel does not tell.
-  uint64_t rseq_address();
+  // nullopt if it has none or the kernel does not tell.
+  std::optional<RseqArea> rseq();
+  // Whether signals wait for this task, not for its process.
+  bool has_pending_signals();
 
   // Resume. False: gone.
   bool resume();

@@ -1,0 +1,28 @@
+// Open files of a process: /proc/PID/fd and /proc/PID/fdinfo.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace sluice {
+
+struct OpenDescriptor {
+  uint32_t descriptor = 0;
+  std::string path;       // what its link leads to, like "socket:[123]" where it is no file
+  uint64_t position = 0;  // bytes
+  uint32_t flags = 0;     // O_* of open(2), O_CLOEXEC among them
+};
+
+// Ascending, at most `most`. They may change while the list is made: one that is closed meanwhile
+// is not in it. None if the process is gone or may not be looked at.
+std::vector<OpenDescriptor> list_descriptors(pid_t pid, size_t most);
+
+// Fills position and flags from the text of a file in fdinfo; false when malformed.
+bool parse_fdinfo(std::string_view text, OpenDescriptor* descriptor);
+
+}  // namespace sluice
