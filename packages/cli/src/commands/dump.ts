@@ -7,7 +7,9 @@ import { path, wholeNumber } from '../values.js';
 import { renderDump } from '../views/dump.js';
 import { addDumpingOptions, type DumpingFlags, dumpingOptions } from './dump_options.js';
 
-interface DumpFlags extends DumpingFlags, Pick<DumpOptions, 'format' | 'checksum' | 'after'> {
+interface DumpFlags
+  extends DumpingFlags,
+    Pick<DumpOptions, 'format' | 'io' | 'checksum' | 'after'> {
   out: string;
   json?: true;
 }
@@ -26,6 +28,12 @@ export function addDump(program: Command): void {
     );
   addDumpingOptions(command)
     .addOption(
+      new Option(
+        '--io <how>',
+        'how shards are written; auto, the default, is direct where it works',
+      ).choices(['auto', 'direct', 'buffered']),
+    )
+    .addOption(
       new Option('--checksum <kind>', 'checksum of the shards; the default is crc32c').choices([
         'crc32c',
         'none',
@@ -42,10 +50,10 @@ export function addDump(program: Command): void {
 }
 
 async function dump(pid: number, flags: DumpFlags): Promise<void> {
-  const { out, json, format, checksum, after } = flags;
+  const { out, json, format, io, checksum, after } = flags;
   using interrupt = new InterruptScope();
   const { signal } = interrupt;
-  const options = { ...dumpingOptions(flags), dir: out, format, checksum, after, signal };
+  const options = { ...dumpingOptions(flags), dir: out, format, io, checksum, after, signal };
   const result = await withProgress(dumpProcess(pid, options));
   await result.held?.leaveStopped();
   await (json ? writeJson(result) : writeOut(renderDump(result, outputWidth())));

@@ -5,7 +5,7 @@ import { autoOrWholeNumber, decimal, wholeNumber } from '../values.js';
 
 /** Options that were not given are missing: their defaults are those of the library. */
 export interface DumpingFlags
-  extends Pick<DumpOptions, 'lanes' | 'capture' | 'io' | 'rounds' | 'tracker'> {
+  extends Pick<DumpOptions, 'lanes' | 'capture' | 'rounds' | 'tracker'> {
   freezeTimeout?: number;
   /** Of `--no-converge`, whose name commander takes for a negation: true if it was not given. */
   converge: true | 'finish' | 'fail';
@@ -53,12 +53,6 @@ export function addDumpingOptions(command: Command): Command {
         'how pages are taken; auto, the default, is vmsplice where it works',
       ).choices(['auto', 'vmsplice', 'read']),
     )
-    .addOption(
-      new Option(
-        '--io <how>',
-        'how shards are written; auto, the default, is direct where it works',
-      ).choices(['auto', 'direct', 'buffered']),
-    )
     .option(
       '--freeze-timeout <ms>',
       'give up when not all threads stand still by then; the default is 1000',
@@ -68,14 +62,13 @@ export function addDumpingOptions(command: Command): Command {
 
 /** As the library takes them; those that were not given are undefined. */
 export function dumpingOptions(flags: DumpingFlags) {
-  const { rounds, tracker, lanes, capture, io } = flags;
+  const { rounds, tracker, lanes, capture } = flags;
   const { freezeTimeout, freezeBudget, timeLimit, converge } = flags;
   return {
     rounds,
     tracker,
     lanes,
     capture,
-    io,
     freezeTimeoutMs: freezeTimeout,
     noConverge: converge === true ? undefined : converge,
     freezeBudgetMs: freezeBudget,

@@ -1,14 +1,15 @@
 /** Makes an ELF core of a live process. */
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
 import { AbortError, fromNative, withThawed } from '../errors.js';
-import { notWritable } from '../image/image_dir.js';
+import { createImageDir, type ImageDir } from '../image/index.js';
+import { dumpInto } from '../session/dump_into.js';
+import { ProgressMeter } from '../session/dump_run.js';
 import { identify } from '../session/identify.js';
-import { checkPid } from '../session/options.js';
-import { dumpProcess } from '../session/target.js';
+import { checkPid, resolveDumpOptions } from '../session/options.js';
 import { type CoreProcessOptions, resolveCoreProcessOptions } from './options.js';
-import { checkFree } from './output.js';
+import { checkFree, temporaryName } from './output.js';
 import { type CoreResult, writeCore } from './write.js';
 
 /**
@@ -25,23 +26,36 @@ export async function coreProcess(pid: number, options: CoreProcessOptions): Pro
   const { out, signal } = core;
   try {
     if (signal?.aborted) throw new AbortError(signal.reason);
-    identify(pid);
+    const { startTimeTicks } = identify(pid);
     if (typeof out === 'string') await checkFree(resolve(out));
     const filter = core.filter ?? (await filterOf(pid));
-    const dir = await temporaryDirectory(out, temporaryDir);
+    const image = await temporaryDirectory(out, temporaryDir);
     try {
-      // It is read once, at once.
-      const dumped = await dumpProcess(pid, { ...dump, dir, checksum: 'none' });
-      const result = await writeCore(dir, { ...core, filter });
-      const { dir: _, held: __, ...about } = dumped;
-      return { ...result, dump: about };
-    } finally {
-      await rm(dir, { recursive: true, force: true });
+      const { dir } = image;
+      const resolved = { ...resolveDumpOptions({ ...dump, ...TEMPORARY, dir }), durable: false };
+      const identity = { pid, startTimeTicks };
+      const forever = new AbortController().signal;
+      const meter = new ProgressMeter();
+      const { result } = await dumpInto(image, identity, resolved, signal ?? forever, meter);
+      const { dir: _, held: __, ...dumped } = result;
+      const written = await writeCore(dir, { ...core, filter });
+      await image.discard();
+      return { ...written, dump: dumped };
+    } catch (error) {
+      // What went wrong first is what the caller must learn.
+      await image.discard().catch(() => {});
+      throw error;
     }
   } catch (error) {
     throw withThawed(fromNative(error, { pid }), true);
   }
 }
+
+/**
+ * The image is read once, at once: from the page cache, and what is removed soon enough never gets to the
+ * disk.
+ */
+const TEMPORARY = { checksum: 'none', io: 'buffered' } as const;
 
 /** As the kernel would take it for a core of this process. */
 async function filterOf(pid: number): Promise<number> {
@@ -49,14 +63,12 @@ async function filterOf(pid: number): Promise<number> {
   return Number.parseInt(text, 16);
 }
 
-async function temporaryDirectory(
+function temporaryDirectory(
   out: CoreProcessOptions['out'],
   given: string | undefined,
-): Promise<string> {
+): Promise<ImageDir> {
   const beside = typeof out === 'string' ? dirname(resolve(out)) : tmpdir();
   const parent = given === undefined ? beside : resolve(given);
   const name = typeof out === 'string' ? basename(out) : 'sluice-core';
-  return mkdtemp(join(parent, `${name}.image-`)).catch((error: unknown) => {
-    throw notWritable(error, parent);
-  });
+  return createImageDir(temporaryName(join(parent, name), 'image'));
 }

@@ -41,7 +41,6 @@ const DUMP_OPTIONS = [
   'lanes',
   'drains',
   'capture',
-  'io',
   'budgetBytes',
   'rounds',
   'freezeBudgetMs',

@@ -10,6 +10,9 @@ import { syncDirectory } from '../image/writer.js';
 /** Most bytes of zeros given to a stream at once. */
 const ZEROS = new Uint8Array(256 * 1024);
 
+/** So much is given to the disk at once, while more comes. */
+const SYNC_BYTES = 64 * 1024 * 1024;
+
 export interface CoreOutput {
   /** Whether bytes must come in the order of their offsets. */
   readonly inOrder: boolean;
@@ -51,6 +54,11 @@ export class FileOutput implements CoreOutput {
   readonly #path: string;
   readonly #temporary: string;
   readonly #handle: FileHandle;
+  /** Written since the disk was last told to begin. */
+  #unsyncedBytes = 0;
+  #syncing: Promise<void> | undefined;
+  /** The kernel tells of a failure once. */
+  #syncError: unknown;
 
   private constructor(path: string, temporary: string, handle: FileHandle) {
     this.#path = path;
@@ -79,10 +87,14 @@ export class FileOutput implements CoreOutput {
     } catch (error) {
       throw fromNative(error, { file: this.#path, offset });
     }
+    this.#unsyncedBytes += bytes.length;
+    if (this.#unsyncedBytes >= SYNC_BYTES) this.#startSync();
   }
 
   async finish(bytes: number): Promise<void> {
     try {
+      await this.#syncing;
+      if (this.#syncError !== undefined) throw this.#syncError;
       await this.#handle.truncate(bytes);
       await this.#handle.sync();
       await this.#handle.close();
@@ -94,7 +106,22 @@ export class FileOutput implements CoreOutput {
     await syncDirectory(dirname(this.#path));
   }
 
+  /** Else the kernel would begin to write when all is there. */
+  #startSync(): void {
+    if (this.#syncing !== undefined) return;
+    this.#unsyncedBytes = 0;
+    this.#syncing = this.#handle
+      .datasync()
+      .catch((error: unknown) => {
+        this.#syncError ??= error;
+      })
+      .finally(() => {
+        this.#syncing = undefined;
+      });
+  }
+
   async discard(): Promise<void> {
+    await this.#syncing;
     await this.#handle.close().catch(() => {});
     await unlink(this.#temporary).catch(() => {});
   }

@@ -85,6 +85,8 @@ export interface ResolvedDumpOptions {
   tracker: 'auto' | 'uffd-wp' | 'soft-dirty' | 'none';
   after: 'resume' | 'stop';
   handOver: HandOver | undefined;
+  /** Whether shards are brought to the disk; an image that is removed at once needs that not. */
+  durable: boolean;
   signal: AbortSignal | undefined;
   logger: Logger | undefined;
 }
@@ -208,7 +210,8 @@ export function resolveDumpOptions(value: unknown): ResolvedDumpOptions {
       `${rest.rounds} rounds with ${rest.drains} drains make more than ${MAX_SHARDS} shards`,
     );
   }
-  return { ...rest, freezeBudgetMs, timeLimitMs, signal, logger, handOver: undefined };
+  const internal = { handOver: undefined, durable: true };
+  return { ...rest, freezeBudgetMs, timeLimitMs, signal, logger, ...internal };
 }
 
 /** Options of a restore. All have defaults. */
