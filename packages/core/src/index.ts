@@ -48,6 +48,7 @@ export {
   type ManifestProcess,
   type ManifestRound,
   type ManifestShard,
+  type ManifestState,
   type ManifestThread,
   type ManifestVma,
   type OpenImageOptions,

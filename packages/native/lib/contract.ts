@@ -73,8 +73,9 @@ export interface CapturedVma extends NativeVma {
 /** A thread as it stood while its process was frozen. */
 export interface CapturedThread {
   tid: number;
-  /** In the process's own pid namespace. */
+  /** In the process's own pid namespace; 0 if it ended before it could be asked. */
   namespaceTid: number;
+  /** Empty if it ended before it could be asked. */
   name: string;
   /** `struct user_regs_struct` of x86-64 as the kernel gives it (NT_PRSTATUS). */
   registers: Uint8Array;
@@ -122,7 +123,7 @@ export interface CapturedState {
   noNewPrivileges: boolean;
   /** 0 off, 1 strict, 2 filter. */
   seccompMode: number;
-  /** By name as in getrlimit(2), like `NOFILE`; 2^64 - 1 is unlimited. */
+  /** By name as in getrlimit(2), like `NOFILE`; 2^64 - 1 is unlimited. None where the caller may not ask. */
   limits: { name: string; soft: bigint; hard: bigint }[];
   /** As in /proc/PID/auxv: pairs of u64. */
   auxiliaryVector: Uint8Array;
@@ -145,12 +146,15 @@ export interface CapturedState {
   pendingSignals: bigint;
   ignoredSignals: bigint;
   caughtSignals: bigint;
-  /** Of the signals that are caught; null if they cannot be had. */
+  /**
+   * Of the signals that are caught, as they were when the dump began; null without a helper in the
+   * process, or if more signals are caught since.
+   */
   signalActions: SignalAction[] | null;
   umask: number;
   workingDirectory: string;
   root: string;
-  /** For information: read before or after the freeze. */
+  /** For information: read after the freeze, at most 65,536, ascending. */
   descriptors: { descriptor: number; path: string; position: bigint; flags: number }[];
 }
 
@@ -244,7 +248,7 @@ export interface RoundCaptured {
   vmas: CapturedVma[];
   /** None after a live round. */
   threads: CapturedThread[];
-  /** null after a live round. */
+  /** null after a live round, and if the process was killed while it was frozen. */
   state: CapturedState | null;
   leftOut: LeftOutRange[];
   /**

@@ -89,6 +89,9 @@ TEST(text_cursor_numbers) {
   int64_t number = 0;
   CHECK(TextCursor("-9223372036854775808").take_signed(number));
   CHECK_EQ(number, INT64_MIN);
+  CHECK(TextCursor("01777777777777777777777").take_octal(value));
+  CHECK_EQ(value, ~uint64_t{0});
+  CHECK(!TextCursor("8").take_octal(value));
   CHECK(!TextCursor("9223372036854775808").take_signed(number));
 }
 

@@ -1,6 +1,7 @@
 #include "kernel/proc_stat.h"
 
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <random>
@@ -12,9 +13,11 @@
 namespace sluice::test {
 namespace {
 
-// Fields 4 to 22, then some of the rest.
+// Fields 4 to 22, then the rest.
 const std::string kFields =
-    " S 7 20 30 0 -1 4194560 1 2 3 4 5 6 -7 8 20 -5 3 0 123456789 1000 50 18446744073709551615\n";
+    " S 7 20 30 0 -1 4194560 1 2 3 4 5 6 -7 8 20 -5 3 0 123456789 1000 50 18446744073709551615 "
+    "126 127 128 29 30 31 32 33 34 35 36 37 -38 39 40 41 42 43 -44 145 146 147 148 149 150 151 "
+    "52\n";
 
 std::string line(const std::string& comm) { return "42 (" + comm + ")" + kFields; }
 
@@ -26,10 +29,38 @@ TEST(stat_known_text) {
   CHECK_EQ(stat.comm, "cat");
   CHECK_EQ(stat.state, 'S');
   CHECK_EQ(stat.ppid, 7);
+  CHECK_EQ(stat.process_group, 20);
+  CHECK_EQ(stat.session_leader, 30);
+  CHECK_EQ(stat.nice, -5);
   CHECK_EQ(stat.flags, 4194560u);
   CHECK_EQ(stat.num_threads, 3u);
   CHECK_EQ(stat.start_time_ticks, 123456789u);
   CHECK(!stat.is_kernel_thread());
+}
+
+TEST(stat_late_fields) {
+  const ProcStat stat = parse_stat(line("cat"));
+  const ProcAddresses& addresses = stat.addresses;
+  CHECK_EQ(addresses.start_code, 126u);
+  CHECK_EQ(addresses.end_code, 127u);
+  CHECK_EQ(addresses.start_stack, 128u);
+  CHECK_EQ(addresses.start_data, 145u);
+  CHECK_EQ(addresses.end_data, 146u);
+  CHECK_EQ(addresses.start_break, 147u);
+  CHECK_EQ(addresses.arguments_start, 148u);
+  CHECK_EQ(addresses.arguments_end, 149u);
+  CHECK_EQ(addresses.environment_start, 150u);
+  CHECK_EQ(addresses.environment_end, 151u);
+  CHECK_EQ(stat.exit_signal, -38);
+  CHECK_EQ(stat.exit_code, 52);
+}
+
+TEST(stat_of_one_that_is_ending) {
+  std::string text = line("cat");
+  text.replace(text.find(" 20 30 "), 7, " -1 -1 ");
+  const ProcStat stat = parse_stat(text);
+  CHECK_EQ(stat.process_group, 0);
+  CHECK_EQ(stat.session_leader, 0);
 }
 
 TEST(stat_hostile_names) {
@@ -88,10 +119,14 @@ TEST(stat_of_a_process) {
   CHECK_EQ(stat->pid, child.pid());
   CHECK_EQ(stat->comm, "a) R 1\n(b");
   CHECK_EQ(stat->ppid, ::getpid());
+  CHECK_EQ(stat->process_group, ::getpgrp());
+  CHECK_EQ(stat->session_leader, ::getsid(0));
+  CHECK_EQ(stat->nice, ::getpriority(PRIO_PROCESS, 0));
   CHECK_EQ(stat->num_threads, 1u);
   CHECK(stat->start_time_ticks >= self->start_time_ticks);
   // Of this program, which the child is a copy of.
-  CHECK(stat->addresses.start_break != 0 && stat->addresses.start_break == self->addresses.start_break);
+  CHECK(stat->addresses.start_break != 0 &&
+        stat->addresses.start_break == self->addresses.start_break);
   CHECK(stat->addresses.start_break <= reinterpret_cast<uint64_t>(::sbrk(0)));
   CHECK(!stat->is_kernel_thread());
 }

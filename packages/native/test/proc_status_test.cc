@@ -24,14 +24,23 @@ const std::string kGood =
     "PPid:\t1\n"
     "TracerPid:\t99\n"
     "Uid:\t1000\t1001\t1002\t4294967295\n"
-    "Groups:\t \n"
+    "Gid:\t100\t101\t102\t103\n"
+    "Groups:\t4 24 4294967294 \n"
     "NSpid:\t12\t3\t1\n"
     "Kthread:\t0\n"
     "VmRSS:\t    1752 kB\n"
     "Threads:\t7\n"
     "SigPnd:\t0000000000000100\n"
     "ShdPnd:\t0000000000000800\n"
+    "SigBlk:\t8000000000000001\n"
+    "SigIgn:\t0000000000001000\n"
+    "SigCgt:\t0000000180000002\n"
+    "CapInh:\t0000000000000001\n"
+    "CapPrm:\t0000000000000002\n"
     "CapEff:\t000001ffffffffff\n"
+    "CapBnd:\t0000000000000004\n"
+    "CapAmb:\t0000000000000008\n"
+    "NoNewPrivs:\t1\n"
     "Seccomp:\t2\n"
     "Seccomp_filters:\t1\n";
 
@@ -56,7 +65,10 @@ TEST(status_known_text) {
   CHECK_EQ(status.pid, 12);
   CHECK_EQ(status.ppid, 1);
   CHECK_EQ(status.tracer_pid, 99);
-  CHECK((status.uids == Uids{1000, 1001, 1002, 4294967295u}));
+  CHECK((status.uids == ProcIds{1000, 1001, 1002, 4294967295u}));
+  CHECK((status.gids == ProcIds{100, 101, 102, 103}));
+  CHECK((status.groups == std::vector<gid_t>{4, 24, 4294967294u}));
+  CHECK_EQ(status.umask, 022u);
   CHECK((status.ns_pids == std::vector<pid_t>{12, 3, 1}));
   CHECK(status.kernel_thread == false);
   CHECK_EQ(status.rss_kb, 1752u);
@@ -66,7 +78,15 @@ TEST(status_known_text) {
   CHECK(!status.is_process_killed());
   CHECK_EQ(status.threads, 7u);
   CHECK_EQ(status.seccomp_mode, 2);
+  CHECK_EQ(status.blocked, 0x8000000000000001u);
+  CHECK_EQ(status.ignored, 0x1000u);
+  CHECK_EQ(status.caught, 0x180000002u);
+  CHECK(status.no_new_privs);
+  CHECK_EQ(status.cap_inh, 1u);
+  CHECK_EQ(status.cap_prm, 2u);
   CHECK_EQ(status.cap_eff, 0x1ffffffffffu);
+  CHECK_EQ(status.cap_bnd, 4u);
+  CHECK_EQ(status.cap_amb, 8u);
   CHECK(status.has_capability(40));
   CHECK(!status.has_capability(41));
   CHECK(!status.is_zombie());
@@ -79,7 +99,10 @@ TEST(status_optional_lines) {
   CHECK(!status.kernel_thread.has_value());
   CHECK((status.ns_pids == std::vector<pid_t>{5}));
   CHECK_EQ(status.rss_kb, 0u);
+  CHECK(!status.no_new_privs);
+  CHECK(status.groups.empty());
   CHECK(status.is_zombie());
+  CHECK(parse_status(with("Groups", " ")).groups.empty());
 }
 
 TEST(status_name_keeps_blanks) {
@@ -93,12 +116,13 @@ TEST(status_malformed) {
   for (const char* key : {"Name", "State", "Tgid", "Pid", "PPid", "TracerPid", "Uid", "Threads"}) {
     CHECK_THROWS("SYSTEM", parse_status(without(key)));
   }
-  for (const char* key : {"State", "Tgid", "Pid", "PPid", "TracerPid", "Uid", "Threads", "NSpid",
-                          "VmRSS", "Seccomp", "CapEff", "Kthread"}) {
+  for (const char* key :
+       {"State", "Tgid", "Pid", "PPid", "TracerPid", "Uid", "Threads", "NSpid", "VmRSS", "Seccomp",
+        "CapEff", "Kthread", "Gid", "Umask", "SigCgt", "NoNewPrivs"}) {
     CHECK_THROWS("SYSTEM", parse_status(with(key, "")));
   }
-  for (const char* key :
-       {"Tgid", "Pid", "PPid", "TracerPid", "Uid", "Threads", "NSpid", "VmRSS", "Seccomp"}) {
+  for (const char* key : {"Tgid", "Pid", "PPid", "TracerPid", "Uid", "Threads", "NSpid", "VmRSS",
+                          "Seccomp", "Gid", "Umask", "NoNewPrivs"}) {
     for (const char* bad : {"x", "-1", "99999999999999999999", "1x", "1 x"}) {
       CHECK_THROWS("SYSTEM", parse_status(with(key, bad)));
     }
@@ -107,6 +131,9 @@ TEST(status_malformed) {
   CHECK_THROWS("SYSTEM", parse_status(with("Uid", "0 0 0")));
   CHECK_THROWS("SYSTEM", parse_status(with("Uid", "0 0 0 0 0")));
   CHECK_THROWS("SYSTEM", parse_status(with("VmRSS", "12 MB")));
+  CHECK_THROWS("SYSTEM", parse_status(with("Groups", "4 x")));
+  CHECK_THROWS("SYSTEM", parse_status(with("Umask", "0800")));
+  CHECK_THROWS("SYSTEM", parse_status(with("Umask", "01000")));
   CHECK_THROWS("SYSTEM", parse_status(""));
   CHECK_THROWS("SYSTEM", parse_status(kGood + "no colon\n"));
 }

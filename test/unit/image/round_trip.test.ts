@@ -126,7 +126,7 @@ describe('an image that was written', () => {
     const dir = await temporaryDir();
     await writeSmallImage(dir);
     const bytes = await readFile(join(dir, 'manifest.msgpack'));
-    expect(bytes.subarray(0, 16)).toEqual(Buffer.from('\x94\xacsluice-image\x02\xce', 'latin1'));
+    expect(bytes.subarray(0, 16)).toEqual(Buffer.from('\x94\xacsluice-image\x03\xce', 'latin1'));
     expect(bytes[20]).toBe(0xc6);
     expect(bytes.readUInt32BE(21)).toBe(bytes.length - 25);
   });

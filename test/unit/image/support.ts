@@ -9,7 +9,7 @@ import {
   type WriteImageProcess,
   writeImage,
 } from '@sluice/core/image';
-import type { CapturedVma, NativeFile } from '@sluice/native';
+import type { CapturedState, CapturedThread, CapturedVma, NativeFile } from '@sluice/native';
 import { onTestFinished } from 'vitest';
 
 export const PAGE = 4096;
@@ -90,6 +90,65 @@ export function vmaOf(start: bigint, pages: number, more: Partial<CapturedVma> =
   };
 }
 
+function threadOf(tid: number): CapturedThread {
+  return {
+    tid,
+    namespaceTid: 7,
+    name: 'target',
+    registers: pattern(216, 1),
+    extendedRegisters: pattern(2696, 2),
+    signalMask: 1n << 63n,
+    pendingSignals: 0n,
+    robustList: 0x7f00_1234_5000n,
+    rseq: { address: 0x7f00_1234_6000n, bytes: 32, signature: 0x53053053 },
+  };
+}
+
+function stateOf(): CapturedState {
+  return {
+    parentPid: 1,
+    processGroup: 77,
+    sessionLeader: 0,
+    nice: -20,
+    flags: 0x400000n,
+    userIds: [1000, 0, 0, 2 ** 32 - 1],
+    groupIds: [100, 100, 100, 100],
+    supplementaryGroups: [4, 24],
+    capabilities: {
+      inheritable: 0n,
+      permitted: 1n,
+      effective: 1n,
+      bounding: 2n ** 41n - 1n,
+      ambient: 0n,
+    },
+    noNewPrivileges: true,
+    seccompMode: 2,
+    limits: [{ name: 'NOFILE', soft: 1024n, hard: 2n ** 64n - 1n }],
+    auxiliaryVector: pattern(320, 3),
+    addresses: {
+      startCode: 0x40_0000n,
+      endCode: 0x41_0000n,
+      startStack: 0x7ffc_0000_1000n,
+      startData: 0x42_0000n,
+      endData: 0x43_0000n,
+      startBreak: 0x44_0000n,
+      argumentsStart: 0x7ffc_0000_2000n,
+      argumentsEnd: 0x7ffc_0000_2010n,
+      environmentStart: 0x7ffc_0000_2010n,
+      environmentEnd: 0x7ffc_0000_2100n,
+    },
+    programBreak: 0x46_0000n,
+    pendingSignals: 0n,
+    ignoredSignals: 1n << 12n,
+    caughtSignals: 1n << 1n,
+    signalActions: [{ signal: 2, handler: 0x40_1000n, flags: 0n, restorer: 0n, mask: 0n }],
+    umask: 0o22,
+    workingDirectory: '/',
+    root: '',
+    descriptors: [{ descriptor: 0, path: '/dev/null', position: 0n, flags: 0o100002 }],
+  };
+}
+
 export function processOf(more: Partial<WriteImageProcess> = {}): WriteImageProcess {
   return {
     pid: 77,
@@ -99,7 +158,8 @@ export function processOf(more: Partial<WriteImageProcess> = {}): WriteImageProc
     executable: '/bin/target',
     startTimeTicks: 12_345n,
     vmas: [],
-    threads: [{ tid: 77, name: 'target', registers: pattern(216, 1) }],
+    threads: [threadOf(77)],
+    state: stateOf(),
     leftOut: [],
     pageTable: new Uint8Array(),
     ...more,
@@ -223,7 +283,7 @@ export function wrapPayload(payload: Uint8Array): Buffer {
   return Buffer.concat([
     Buffer.of(0x94, 0xac),
     Buffer.from('sluice-image'),
-    Buffer.of(2),
+    Buffer.of(3),
     head(0xce, naiveCrc32c(payload, 0)),
     head(0xc6, payload.length),
     payload,

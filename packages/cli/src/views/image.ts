@@ -68,7 +68,7 @@ function renderProcess(process: ProcessReport, width: number | undefined): strin
 }
 
 function describe(process: ProcessReport, width: number | undefined): [string, string][] {
-  const { command_line, executable, threads, vmas, bytes_mapped } = process;
+  const { command_line, executable, threads, state, vmas, bytes_mapped } = process;
   const { bytes_stored, pages_stored, pages_in_parent } = process;
   const below = pages_in_parent > 0 ? `, ${count(pages_in_parent, 'page')} in images below` : '';
   const command = command_line.join(' ');
@@ -76,9 +76,20 @@ function describe(process: ProcessReport, width: number | undefined): [string, s
     ['command', width === undefined ? command : shortenRight(command, Math.max(20, width - 14))],
     ['executable', executable],
     ['threads', String(threads.length)],
+    ...(state === null ? [] : [['user', userOf(state)] satisfies [string, string]]),
     ['mapped', `${mib(bytes_mapped)} in ${count(vmas.length, 'mapping')}`],
     ['stored', `${mib(bytes_stored)} in ${count(pages_stored, 'page')}${below}`],
   ];
+}
+
+function userOf({ user_ids, group_ids }: NonNullable<ProcessReport['state']>): string {
+  return `${idsOf(user_ids)}, group ${idsOf(group_ids)}`;
+}
+
+/** Real, effective, saved and that for files; mostly they are one. */
+function idsOf(ids: readonly number[]): string {
+  const [real, ...others] = ids;
+  return others.every((id) => id === real) ? String(real) : ids.join('/');
 }
 
 function byKind(vmas: readonly VmaReport[]): string[][] {

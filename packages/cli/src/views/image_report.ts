@@ -5,9 +5,12 @@ import type {
   ManifestLeftOut,
   ManifestProcess,
   ManifestRound,
+  ManifestState,
+  ManifestThread,
   ManifestVma,
   PageRun,
 } from '@sluice/core';
+import { type Reported, reported } from './state_report.js';
 
 export interface ImageReport {
   dir: string;
@@ -57,7 +60,10 @@ export interface ProcessReport {
   name: string;
   command_line: string[];
   executable: string;
-  threads: { tid: number; name: string }[];
+  /** As docs/image-format.md has them, names in snake case, registers as hexadecimal digits. */
+  threads: Reported<ManifestThread>[];
+  /** The same; null if the process ran meanwhile. */
+  state: Reported<ManifestState> | null;
   /** In the shards of this image. */
   pages_stored: number;
   /** In the shards of images below. */
@@ -131,7 +137,8 @@ function reportProcess(
   runs: Iterable<PageRun>,
   pageBytes: number,
 ): ProcessReport {
-  const { pid, namespacePid, name, commandLine, executable, threads, vmas, leftOut } = process;
+  const { pid, namespacePid, name, commandLine, executable, threads, state } = process;
+  const { vmas, leftOut } = process;
   const stored = storedBytes(vmas, runs, pageBytes);
   const bytesStored = stored.reduce((sum, bytes) => sum + bytes, 0);
   return {
@@ -140,7 +147,8 @@ function reportProcess(
     name,
     command_line: commandLine,
     executable,
-    threads: threads.map(({ tid, name }) => ({ tid, name })),
+    threads: threads.map(reported<ManifestThread>),
+    state: state && reported(state),
     pages_stored: process.pagesStored,
     pages_in_parent: bytesStored / pageBytes - process.pagesStored,
     bytes_stored: bytesStored,

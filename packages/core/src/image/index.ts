@@ -11,6 +11,7 @@ export type {
   ManifestProcess,
   ManifestRound,
   ManifestShard,
+  ManifestState,
   ManifestThread,
   ManifestVma,
 } from './manifest.js';

@@ -42,7 +42,7 @@ export interface ManifestProcess {
   vmas: ManifestVma[];
   /** None in an image that was taken while the process ran. */
   threads: ManifestThread[];
-  /** null where there are no threads. */
+  /** null where there are no threads, and if the process was killed while it was frozen. */
   state: ManifestState | null;
   /** Ascending, not overlapping. */
   leftOut: ManifestLeftOut[];

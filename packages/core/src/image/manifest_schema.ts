@@ -52,7 +52,8 @@ const vma = v.strictObject({
 
 const thread = v.strictObject({
   tid: pid,
-  namespaceTid: pid,
+  // 0 of a thread that ended before it could be asked.
+  namespaceTid: v.pipe(count, v.maxValue(2 ** 31 - 1)),
   name: short,
   registers: v.pipe(bytes, v.maxLength(4096)),
   extendedRegisters: v.pipe(bytes, v.maxLength(65_536)),
