@@ -58,6 +58,8 @@ describe('reportImage', () => {
         {
           pid: SMALL_PID,
           command_line: ['target', '', '--flag'],
+          threads: [{ namespace_tid: 7, signal_mask: 1n << 63n, rseq: { signature: 0x53053053 } }],
+          state: { user_ids: [1000, 0, 0, 2 ** 32 - 1], limits: [{ name: 'NOFILE' }] },
           pages_stored: 4,
           bytes_mapped: 9 * PAGE,
           vmas: [{ start: SMALL_START, bytes: 8 * PAGE, bytes_stored: 4 * PAGE }, {}],
@@ -133,6 +135,7 @@ describe('renderImage', () => {
     expect(text).toContain(`/usr/${'long/'.repeat(40)}lib\\x1b[2J.so`);
     expect(text).toContain('command'.repeat(40));
     expect(text).not.toContain('\u001b');
+    expect(text).toMatch(/user +1000\/0\/0\/4294967295, group 100\n/);
   });
 });
 

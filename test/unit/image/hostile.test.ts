@@ -359,6 +359,32 @@ describe('a manifest', () => {
       (m) => Object.assign((process0(m).threads as object[])[0] as object, { registers: 'x' }),
       /registers/,
     ],
+    [
+      'with extended registers of 1 MiB',
+      (m) =>
+        Object.assign((process0(m).threads as object[])[0] as object, {
+          extendedRegisters: new Uint8Array(2 ** 20),
+        }),
+      /extendedRegisters/,
+    ],
+    [
+      'with three user ids',
+      (m) => Object.assign(process0(m).state as object, { userIds: [0, 0, 0] }),
+      /state.userIds/,
+    ],
+    [
+      'with the action of signal 65',
+      (m) =>
+        Object.assign(process0(m).state as object, {
+          signalActions: [{ signal: 65, handler: 0n, flags: 0n, restorer: 0n, mask: 0n }],
+        }),
+      /signalActions.0.signal/,
+    ],
+    [
+      'without limits',
+      (m) => Reflect.deleteProperty(process0(m).state as object, 'limits'),
+      /state.limits/,
+    ],
     ['with 2^28 + 1 records', (m) => Object.assign(table0(m), { entries: 2 ** 28 + 1 }), /entries/],
   ])('%s is refused', async (_, spoil, said) => {
     const { dir, manifest } = await smallImage();

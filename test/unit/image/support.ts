@@ -96,7 +96,7 @@ function threadOf(tid: number): CapturedThread {
     namespaceTid: 7,
     name: 'target',
     registers: pattern(216, 1),
-    extendedRegisters: pattern(2696, 2),
+    extendedRegisters: pattern(64, 2),
     signalMask: 1n << 63n,
     pendingSignals: 0n,
     robustList: 0x7f00_1234_5000n,
@@ -124,7 +124,7 @@ function stateOf(): CapturedState {
     noNewPrivileges: true,
     seccompMode: 2,
     limits: [{ name: 'NOFILE', soft: 1024n, hard: 2n ** 64n - 1n }],
-    auxiliaryVector: pattern(320, 3),
+    auxiliaryVector: pattern(32, 3),
     addresses: {
       startCode: 0x40_0000n,
       endCode: 0x41_0000n,

@@ -32,7 +32,7 @@ struct ProcStat {
   pid_t process_group = 0;  // 0 for one outside the reader's pid namespace
   pid_t session_leader = 0;
   uint64_t flags = 0;  // PF_* of the kernel
-  int nice = 0;
+  int nice = 0;        // -20 to 19
   unsigned num_threads = 0;
   uint64_t start_time_ticks = 0;  // after boot, field 22
   ProcAddresses addresses;

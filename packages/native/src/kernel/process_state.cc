@@ -9,7 +9,7 @@
 namespace sluice {
 namespace {
 
-// More than a manifest should hold; what has more is a matter of its number alone.
+// They are for information: a manifest need not hold more.
 constexpr size_t kMostDescriptors = 65'536;
 
 struct LimitName {

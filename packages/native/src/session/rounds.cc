@@ -270,13 +270,14 @@ void DumpSession::capture_frozen(Round* round, const PageRanges& owed, After aft
   RoundResult* const result = &round->result;
   auto freeze = freeze_target(exchange);
   const bool goes_on = after == After::kResume;
-  std::optional<Urgent> urgent(std::in_place, goes_on && work->copy);
+  const bool goes_on_early = goes_on && work->copy;  // before the drains are done
+  std::optional<Urgent> urgent(std::in_place, goes_on_early);
   require_same_program();
   // What the kernel may have written past the page tables is taken whatever the tracker says.
   work->owed = rings_.empty() ? owed : united(owed, registered_buffers(options_.pid, rings_));
   work->plan = make_plan(options_.pid, &files_, scratches());
   const auto opened = Clock::now();
-  exchange->open_gate(!(goes_on && work->copy));
+  exchange->open_gate(!goes_on_early);
   result->threads = freeze->thread_states();
   if (auto state = read_process_state(options_.pid)) {
     result->process.emplace().state = std::move(*state);
@@ -292,7 +293,7 @@ void DumpSession::capture_frozen(Round* round, const PageRanges& owed, After aft
       result->process->files = read_process_files(options_.pid);
     }
   };
-  if (goes_on && work->copy) {
+  if (goes_on_early) {
     thaw();
     exchange->open_gate();
     urgent.reset();
@@ -300,10 +301,10 @@ void DumpSession::capture_frozen(Round* round, const PageRanges& owed, After aft
   }
   exchange->wait_drains(frozen_);
   result->memwrite_us = microseconds_since(opened);
-  if (goes_on && !work->copy) {
+  if (goes_on && !goes_on_early) {
     thaw();
   }
-  if (!goes_on || !work->copy) {
+  if (!goes_on_early) {
     read_files();
   }
   result->freezing_us = freeze->freezing_us();
