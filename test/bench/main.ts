@@ -6,6 +6,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Bench, Skipped } from './bench.js';
 import { checksum } from './figures/checksum.js';
+import { core } from './figures/core.js';
 import { cpu } from './figures/cpu.js';
 import { lanes } from './figures/lanes.js';
 import { memory } from './figures/memory.js';
@@ -25,6 +26,7 @@ const FIGURES: Record<FigureName, (bench: Bench) => Promise<Figure>> = {
   memory,
   lanes,
   pause,
+  core,
 };
 
 const MS_PER_SECOND = 1000;

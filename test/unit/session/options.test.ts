@@ -35,6 +35,7 @@ describe('resolveDumpOptions', () => {
       noConverge: 'finish',
       tracker: 'auto',
       after: 'resume',
+      durable: true,
       signal: undefined,
       logger: undefined,
     });
