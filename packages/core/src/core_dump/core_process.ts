@@ -2,7 +2,7 @@
 import { readFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
-import { AbortError, fromNative, withThawed } from '../errors.js';
+import { fromNative, throwIfAborted, withThawed } from '../errors.js';
 import { createImageDir, type ImageDir } from '../image/index.js';
 import { dumpInto } from '../session/dump_into.js';
 import { ProgressMeter } from '../session/dump_run.js';
@@ -25,7 +25,7 @@ export async function coreProcess(pid: number, options: CoreProcessOptions): Pro
   const { core, dump, temporaryDir } = resolveCoreProcessOptions(options);
   const { out, signal } = core;
   try {
-    if (signal?.aborted) throw new AbortError(signal.reason);
+    throwIfAborted(signal);
     const { startTimeTicks } = identify(pid);
     if (typeof out === 'string') await checkFree(resolve(out));
     const filter = core.filter ?? (await filterOf(pid));

@@ -1,6 +1,6 @@
 /** Makes an ELF core of an image. */
 import { resolve } from 'node:path';
-import { AbortError, fromNative, SluiceError } from '../errors.js';
+import { fromNative, SluiceError, throwIfAborted } from '../errors.js';
 import { hex } from '../image/faults.js';
 import type { ManifestProcess } from '../image/manifest.js';
 import { openImage } from '../image/open_image.js';
@@ -175,8 +175,4 @@ async function copy(
   await Promise.allSettled(workers);
   await Promise.all(workers);
   return bytesCopied;
-}
-
-function throwIfAborted(signal: AbortSignal | undefined): void {
-  if (signal?.aborted) throw new AbortError(signal.reason);
 }
