@@ -1,18 +1,36 @@
 /** What every figure is made with: targets, dumps, and a place for them. */
-import { rm } from 'node:fs/promises';
+import { rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { CoreResult } from '@sluice/core';
 import { BenchTarget } from './bench_target.js';
 import { isInstalled, shortageFor } from './machine.js';
 import type { BenchOptions } from './options.js';
 import { runProgram } from './processes.js';
-import { cpuBetween, type DumpAnswer, type DumpRequest, type DumpSample } from './sample.js';
+import {
+  clockUs,
+  cpuBetween,
+  type DumpAnswer,
+  type DumpRequest,
+  type DumpSample,
+} from './sample.js';
 
 const DUMP_ONCE = fileURLToPath(new URL('./dump_once.js', import.meta.url));
+const SLUICE = fileURLToPath(new URL('../../../packages/cli/bin/sluice.js', import.meta.url));
 const MEBI = 1024 ** 2;
 
 export type DumpChoice = Omit<DumpRequest['options'], 'dir'>;
 export type Faults = NonNullable<DumpRequest['faults']>;
+
+/** A core that was made by a command. */
+export interface CoreSample {
+  /** From the start of the command until its end. */
+  madeUs: number;
+  /** From the start of the command until the file system was synced. */
+  onDiskUs: number;
+  /** Of the core, on the disk. */
+  bytes: number;
+}
 
 /** How dumps are made here when nothing is asked for. */
 export interface Defaults {
@@ -131,12 +149,34 @@ export class Bench {
   }
 
   /** Dumps a target with gcore, and removes the file. */
-  async gcore({ pid }: BenchTarget): Promise<void> {
+  async gcore({ pid }: BenchTarget): Promise<CoreSample> {
     const prefix = join(this.scratch, 'core');
-    try {
+    return this.#core(`${prefix}.${pid}`, async () => {
       await runProgram('gcore', 'gcore', ['-o', prefix, String(pid)], { group: true });
+    });
+  }
+
+  /** Makes a core of a target with the command `sluice core`, and removes the file. */
+  async core({ pid }: BenchTarget): Promise<CoreSample & { result: CoreResult }> {
+    const out = join(this.scratch, 'core');
+    let said = '';
+    const sample = await this.#core(out, async () => {
+      const args = [SLUICE, 'core', '--pid', String(pid), '--out', out, '--json'];
+      said = await runProgram('sluice core', process.execPath, args);
+    });
+    return { ...sample, result: JSON.parse(said) as CoreResult };
+  }
+
+  async #core(file: string, make: () => Promise<void>): Promise<CoreSample> {
+    const startUs = clockUs();
+    try {
+      await make();
+      const madeUs = clockUs();
+      await this.settle();
+      const { blocks } = await stat(file);
+      return { madeUs: madeUs - startUs, onDiskUs: clockUs() - startUs, bytes: blocks * 512 };
     } finally {
-      await rm(`${prefix}.${pid}`, { force: true });
+      await rm(file, { force: true });
       await this.settle();
     }
   }

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { Bench, Skipped } from './bench.js';
 import { checksum } from './figures/checksum.js';
 import { consistency } from './figures/consistency.js';
+import { core } from './figures/core.js';
 import { cpu } from './figures/cpu.js';
 import { lanes } from './figures/lanes.js';
 import { memory } from './figures/memory.js';
@@ -27,6 +28,7 @@ const FIGURES: Record<FigureName, (bench: Bench) => Promise<Figure>> = {
   memory,
   lanes,
   pause,
+  core,
 };
 
 const MS_PER_SECOND = 1000;

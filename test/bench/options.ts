@@ -12,6 +12,7 @@ export const FIGURE_NAMES = [
   'memory',
   'lanes',
   'pause',
+  'core',
 ] as const;
 export type FigureName = (typeof FIGURE_NAMES)[number];
 

@@ -78,6 +78,22 @@ it('dumps a process of its own, or that of a pid', async () => {
   await target.check();
 });
 
+it(
+  'makes a core of a server that does not notice',
+  async () => {
+    await using dir = new TempDir();
+    const { status, stdout, stderr } = await runExample(dir, 'core-of-server');
+    expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+    const text = stdout.toString();
+    expect(text).toMatch(/^Core +\d+ threads, \d+\.\d MiB of memory/m);
+    expect(text).toMatch(/^Freeze +\d+\.\d ms$/m);
+    expect(text).toMatch(/\d+ requests, .* while the core was made$/m);
+    expect(startTimeOf(Number(/pid (\d+)/.exec(text)?.[1]))).toBeUndefined();
+    expect(readdirSync(dir.path)).toEqual([]);
+  },
+  LIMIT_MS,
+);
+
 it('reads a variable out of an image', async () => {
   await using dir = new TempDir();
   const { status, stdout, stderr } = await runExample(dir, 'read-variable');

@@ -1,6 +1,7 @@
 /** The command line as a whole. A new command is a file in commands/ and a line in `COMMANDS`. */
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
+import { addCore } from './commands/core.js';
 import { addDiff } from './commands/diff.js';
 import { addDoctor } from './commands/doctor.js';
 import { addDump } from './commands/dump.js';
@@ -21,6 +22,7 @@ const COMMANDS = [
   addDiff,
   addFlatten,
   addExport,
+  addCore,
   addPreDump,
   addRestore,
 ];

@@ -43,6 +43,15 @@ export function byteCount(text: string): number {
   return value;
 }
 
+/** Bits like `0x33`, or in decimal. */
+export function mask(text: string): number {
+  const value = DECIMAL_OR_HEX.test(text) ? Number(text) : Number.NaN;
+  if (!Number.isSafeInteger(value)) {
+    throw new InvalidArgumentError('Expected a mask like 0x33, or in decimal.');
+  }
+  return value;
+}
+
 export function path(text: string): string {
   if (text === '' || text.includes('\0')) throw new InvalidArgumentError('Expected a path.');
   return text;

@@ -86,11 +86,11 @@ export const ERRORS = {
     advice: 'Use capture "read", which needs no helper. The target was put back as it was.',
   },
   ERR_SLUICE_OUTPUT_EXISTS: {
-    summary: 'The output directory exists and is not empty.',
-    advice: 'Name a directory that does not exist yet, or empty this one.',
+    summary: 'The output exists already: a directory that is not empty, or a file.',
+    advice: 'Name one that does not exist yet, or empty this directory.',
   },
   ERR_SLUICE_OUTPUT_NOT_WRITABLE: {
-    summary: 'The output directory is no directory, or cannot be created or written to.',
+    summary: 'The output cannot be created or written to, or is no directory where one is needed.',
     advice: 'Choose a directory that the caller may write to, on a file system mounted read-write.',
   },
   ERR_SLUICE_DISK_FULL: {
@@ -160,6 +160,12 @@ export const ERRORS = {
   ERR_SLUICE_NO_SUCH_PROCESS_IN_IMAGE: {
     summary: 'The image does not hold this process.',
     advice: 'List the processes of the image with `sluice inspect`.',
+  },
+  ERR_SLUICE_NO_THREADS: {
+    summary: 'The image holds memory and no threads, which a core needs.',
+    advice:
+      'Take the final image of a dump, which was made under freeze by Sluice, or make the core of ' +
+      'the live process with `sluice core --pid PID`.',
   },
   ERR_SLUICE_RESTORE_MISMATCH: {
     summary:

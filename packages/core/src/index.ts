@@ -7,6 +7,13 @@ export {
   type TargetReport,
 } from './capabilities.js';
 export {
+  type CoreOptions,
+  type CoreProcessOptions,
+  type CoreResult,
+  coreProcess,
+  writeCore,
+} from './core_dump/index.js';
+export {
   type ExportOptions,
   type ExportResult,
   exportImage,

@@ -447,8 +447,14 @@ export interface Addon {
   ): void;
   /** Blocks at the gate of each round, then until all lanes are done and all slots are empty. */
   drainRun(session: number, drain: number, first: number, last: number): void;
-  /** Blocks. Cut to length, checksum from the file (`pieceBytes` 0: none), fsync. */
-  drainSeal(session: number, drain: number, round: number, pieceBytes: number): SealedShard;
+  /** Blocks. Cut to length, checksum from the file (`pieceBytes` 0: none), fsync if it is to be `durable`. */
+  drainSeal(
+    session: number,
+    drain: number,
+    round: number,
+    pieceBytes: number,
+    durable: boolean,
+  ): SealedShard;
 
   /** Looks at the process; nothing in it is touched. Returns the handle for the calls below. */
   restoreOpen(options: NativeRestoreOptions): number;

@@ -153,7 +153,8 @@ class Dump {
     std::vector<std::future<std::string>> jobs;
     sealed.resize(drains_.size());
     for (size_t i = 0; i < drains_.size(); ++i) {
-      jobs.push_back(drains_[i].run([this, i] { sealed[i] = session.drain_seal(i, 0, 1 << 20); }));
+      jobs.push_back(
+          drains_[i].run([this, i] { sealed[i] = session.drain_seal(i, 0, 1 << 20, true); }));
     }
     return codes(jobs);
   }

@@ -80,7 +80,7 @@ async function withSluice(bench: Bench, target: BenchTarget): Promise<PauseSampl
 }
 
 async function withGcore(bench: Bench, target: BenchTarget): Promise<PauseSample> {
-  const { gapUs } = await target.watch(() => bench.gcore(target));
+  const { gapUs } = await target.watch(async () => void (await bench.gcore(target)));
   return { seenUs: gapUs, frozenUs: null };
 }
 

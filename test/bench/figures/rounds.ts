@@ -119,7 +119,7 @@ function measure(bench: Bench, mib: number, cases: Case[]): Promise<Map<Case, Ro
 }
 
 async function withGcore(bench: Bench, target: BenchTarget): Promise<RoundsSample> {
-  const { gapUs, stops } = await target.watch(() => bench.gcore(target));
+  const { gapUs, stops } = await target.watch(async () => void (await bench.gcore(target)));
   return { gapUs, ...longest(stops) };
 }
 

@@ -36,6 +36,7 @@ describe('resolveDumpOptions', () => {
       tracker: 'auto',
       after: 'resume',
       consistency: 'auto',
+      durable: true,
       signal: undefined,
       logger: undefined,
     });

@@ -17,7 +17,18 @@ export type Segment =
 
 type ShardSource = { from: 'shard'; image: number; shard: number; offset: number };
 
-type Source = { from: 'zeros' } | ShardSource | { from: 'file'; file: NativeFile; offset: number };
+type Source =
+  | { from: 'zeros' }
+  | ShardSource
+  | { from: 'file'; file: NativeFile; offset: number }
+  | { from: 'nowhere'; reason: string };
+
+/** Adjacent pages, and what is known about their bytes. */
+export interface Stretch {
+  start: bigint;
+  end: bigint;
+  source: Source;
+}
 
 /** Pages from one on, up to `stop`, and where their bytes are. */
 interface Extent<S extends Source = Source> {
@@ -75,6 +86,7 @@ export class AddressSpace {
     let skip = Number(address % BigInt(PAGE_BYTES));
     for (let left = bytes; left > 0; ) {
       const { source, stop } = this.#extent(page);
+      if (source.from === 'nowhere') throw this.#notHad(page, source.reason);
       // The product may be inexact only where it is far above `left`, which is exact.
       const part = Math.min(left, (stop - page) * PAGE_BYTES - skip);
       yield source.from === 'zeros'
@@ -83,6 +95,20 @@ export class AddressSpace {
       left -= part;
       page = stop;
       skip = 0;
+    }
+  }
+
+  /**
+   * Where pages are, ascending and without a gap; also of those that cannot be had.
+   *
+   * @param range Whole pages, all mapped.
+   */
+  *stretches(range: { start: bigint; end: bigint }): Generator<Stretch, void, undefined> {
+    const end = pageOf(range.end);
+    for (let page = pageOf(range.start); page < end; ) {
+      const { source, stop } = this.#extent(page);
+      yield { start: addressOf(page), end: addressOf(Math.min(stop, end)), source };
+      page = stop;
     }
   }
 
@@ -127,7 +153,8 @@ export class AddressSpace {
     const ranges = this.#leftOut;
     const at = ranges.lastFrom(page);
     if ((ranges.ends[at] ?? 0) > page) {
-      throw this.#notHad(page, this.process.leftOut[at]?.reason ?? '');
+      const reason = this.process.leftOut[at]?.reason ?? '';
+      return nowhere(Math.min(end, ranges.ends[at] ?? end), reason);
     }
     const stop = Math.min(end, ranges.starts[at + 1] ?? end);
     switch (vma.kind) {
@@ -138,34 +165,34 @@ export class AddressSpace {
       case 'shared-file':
         return this.#inFile(page, stop, vma);
       case 'excluded':
-        throw this.#notHad(page, vma.leftOut);
+        return nowhere(stop, vma.leftOut);
       case 'deleted-file':
         return this.#inDeletedFile(page, stop, vma);
       case 'vdso':
-        throw this.#notHad(page, 'not stored');
+        return nowhere(stop, 'not stored');
     }
   }
 
   /** All data of the file was stored, so what was not is a hole. */
   #inDeletedFile(page: number, end: number, vma: ManifestVma): Extent {
     const { file } = vma;
-    if (file === null) throw this.#notHad(page, 'not stored');
+    if (file === null) return nowhere(end, 'not stored');
     const left = pagesFor(file.bytes) - filePage(page, vma);
-    if (left <= 0) throw this.#notHad(page, BEYOND_END);
+    if (left <= 0) return nowhere(end, BEYOND_END);
     return { source: { from: 'zeros' }, stop: Math.min(end, page + left) };
   }
 
   #inFile(page: number, end: number, vma: ManifestVma): Extent {
     const { file } = vma;
-    if (file === null) throw this.#notHad(page, 'the file behind it could not be identified');
+    if (file === null) return nowhere(end, 'the file behind it could not be identified');
     const first = filePage(page, vma);
     const pages = pagesFor(file.bytes);
-    if (first >= pages) throw this.#notHad(page, BEYOND_END);
+    if (first >= pages) return nowhere(end, BEYOND_END);
     const offset = first * PAGE_BYTES;
     const stop = Math.min(end, page + pages - first);
     // Node takes file offsets as numbers.
     if (offset + (stop - page) * PAGE_BYTES > Number.MAX_SAFE_INTEGER) {
-      throw this.#notHad(page, 'too far into the file behind it');
+      return nowhere(stop, 'too far into the file behind it');
     }
     return { source: { from: 'file', file, offset }, stop };
   }
@@ -181,6 +208,10 @@ export class AddressSpace {
     const message = `The image holds no bytes for ${hex(addressOf(page))} of process ${pid}: ${reason}`;
     return new SluiceError('ERR_SLUICE_LEFT_OUT', message, { pid });
   }
+}
+
+function nowhere(stop: number, reason: string): Extent {
+  return { source: { from: 'nowhere', reason }, stop };
 }
 
 const BEYOND_END = 'beyond the end of the file';

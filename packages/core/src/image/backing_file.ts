@@ -7,7 +7,7 @@ import { fromNative, SluiceError } from '../errors.js';
 import { readUpTo } from './image_file.js';
 
 /**
- * Fills `target` from `offset` of the file on, and leaves it as it is after the file's end.
+ * Fills `target` from `offset` of the file on, with zeros after the file's end.
  *
  * @throws SluiceError `ERR_SLUICE_FILE_CHANGED` if the file is not as it was noted, before or after
  * it was read; `ERR_SLUICE_IO`
@@ -24,18 +24,33 @@ export async function readBackingFile(
     checkUnchanged(noted, await stat(path, { bigint: true }));
     handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
     checkUnchanged(noted, await handle.stat({ bigint: true }));
-    await readUpTo(handle, target, offset);
+    target.fill(0, await readUpTo(handle, target, offset));
     checkUnchanged(noted, await handle.stat({ bigint: true }));
-  } catch (cause) {
-    const { code } = cause as NodeJS.ErrnoException;
-    if (code === 'ENOENT' || code === 'ENOTDIR') {
-      const message = `${path} is gone, and with it bytes that the image leaves to it`;
-      throw new SluiceError('ERR_SLUICE_FILE_CHANGED', message, { file: path, offset, cause });
-    }
-    throw fromNative(cause, { file: path, offset });
+  } catch (error) {
+    throw unreadable(error, path, offset);
   } finally {
     await handle?.close();
   }
+}
+
+/**
+ * Looks whether a file is as it was noted.
+ *
+ * @throws SluiceError `ERR_SLUICE_FILE_CHANGED`, `ERR_SLUICE_IO`
+ */
+export async function checkBackingFile(noted: NativeFile): Promise<void> {
+  try {
+    checkUnchanged(noted, await stat(noted.path, { bigint: true }));
+  } catch (error) {
+    throw unreadable(error, noted.path, 0);
+  }
+}
+
+function unreadable(cause: unknown, path: string, offset: number): Error {
+  const { code } = cause as NodeJS.ErrnoException;
+  if (code !== 'ENOENT' && code !== 'ENOTDIR') return fromNative(cause, { file: path, offset });
+  const message = `${path} is gone, and with it bytes that the image leaves to it`;
+  return new SluiceError('ERR_SLUICE_FILE_CHANGED', message, { file: path, offset, cause });
 }
 
 function checkUnchanged(noted: NativeFile, is: BigIntStats): void {

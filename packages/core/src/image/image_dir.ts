@@ -135,7 +135,8 @@ async function discard(dir: string, what: Discarded): Promise<void> {
   }
 }
 
-function notWritable(error: unknown, dir: string): Error {
+/** The public error for a place that cannot be written to. */
+export function notWritable(error: unknown, dir: string): Error {
   if (SluiceError.isSluiceError(error)) return error;
   const known = fromNative(error, { file: dir });
   // A full disk keeps its own code; for all others it is the place that is wrong.

@@ -1,5 +1,5 @@
 import { SluiceError } from '../errors.js';
-import type { AddressSpace } from './address_space.js';
+import type { AddressSpace, Segment, Stretch } from './address_space.js';
 import { readBackingFile } from './backing_file.js';
 import type { ChainImage } from './chain.js';
 import type { Manifest, ManifestProcess } from './manifest.js';
@@ -71,7 +71,25 @@ export class Image {
     if (bytes > MAX_READ_BYTES) {
       throw option(`Expected at most ${MAX_READ_BYTES} bytes, got ${bytes}; chunks() reads more`);
     }
-    return this.#fill(space, address, bytes);
+    return this.#fill(space, address, new Uint8Array(bytes));
+  }
+
+  /**
+   * Where the bytes of whole, mapped pages are, ascending; also of those that cannot be had.
+   *
+   * @internal
+   */
+  stretches(pid: number, range: { start: bigint; end: bigint }): Iterable<Stretch> {
+    return this.#space(pid).stretches(range);
+  }
+
+  /**
+   * As `read`, into memory that is there.
+   *
+   * @internal
+   */
+  async readInto(pid: number, address: bigint, target: Uint8Array): Promise<void> {
+    await this.#fill(this.#space(pid), address, target);
   }
 
   /**
@@ -88,7 +106,8 @@ export class Image {
   ): AsyncGenerator<Uint8Array, void, undefined> {
     const space = this.#range(pid, address, bytes);
     for (let done = 0; done < bytes; done += CHUNK_BYTES) {
-      yield await this.#fill(space, address + BigInt(done), Math.min(CHUNK_BYTES, bytes - done));
+      const part = new Uint8Array(Math.min(CHUNK_BYTES, bytes - done));
+      yield await this.#fill(space, address + BigInt(done), part);
     }
   }
 
@@ -115,14 +134,20 @@ export class Image {
     await this.close();
   }
 
-  async #fill(space: AddressSpace, address: bigint, bytes: number): Promise<Uint8Array> {
-    const target = new Uint8Array(bytes);
+  async #fill(space: AddressSpace, address: bigint, target: Uint8Array): Promise<Uint8Array> {
+    const segments = [...space.segments(address, target.length)];
+    const span = mainSpan(segments);
+    if (span !== undefined) {
+      const { image, shard, offset, start, end } = span;
+      await this.#shards[image]?.read(shard, offset, target.subarray(start, end));
+    }
     let done = 0;
-    for (const segment of space.segments(address, bytes)) {
+    for (const segment of segments) {
       const part = target.subarray(done, done + segment.bytes);
-      if (segment.from === 'shard') {
+      if (segment.from === 'shard' && span?.parts.has(segment) !== true) {
         await this.#shards[segment.image]?.read(segment.shard, segment.offset, part);
       }
+      if (segment.from === 'zeros') part.fill(0);
       if (segment.from === 'file') await readBackingFile(segment.file, segment.offset, part);
       done += segment.bytes;
     }
@@ -160,6 +185,53 @@ export class Image {
   #checkOpen(): void {
     if (this.#closed !== undefined) throw option('The image was closed');
   }
+}
+
+/** Bytes of one shard, some of which are wanted. */
+interface Span {
+  image: number;
+  shard: number;
+  offset: number;
+  /** Where they go. */
+  start: number;
+  end: number;
+  parts: Set<Segment>;
+}
+
+/**
+ * What is left of a run of pages of which later rounds hold some: the largest part of the segments that can
+ * be read at once, with what is between them and must be read after it; undefined if there is no such.
+ */
+function mainSpan(segments: readonly Segment[]): Span | undefined {
+  // Two segments are read as soon one by one.
+  if (segments.length <= 2) return undefined;
+  const spans = new Map<string, Span & { bytes: number }>();
+  let main: (Span & { bytes: number }) | undefined;
+  let start = 0;
+  for (const segment of segments) {
+    const end = start + segment.bytes;
+    if (segment.from === 'shard') {
+      const { image, shard, offset, bytes } = segment;
+      const key = `${image} ${shard} ${offset - start}`;
+      const span = spans.get(key) ?? {
+        image,
+        shard,
+        offset,
+        start,
+        end,
+        parts: new Set(),
+        bytes: 0,
+      };
+      span.end = end;
+      span.bytes += bytes;
+      span.parts.add(segment);
+      spans.set(key, span);
+      if (main === undefined || span.bytes > main.bytes) main = span;
+    }
+    start = end;
+  }
+  if (main === undefined || main.parts.size < 2) return undefined;
+  return 2 * main.bytes >= main.end - main.start ? main : undefined;
 }
 
 function option(message: string): SluiceError {

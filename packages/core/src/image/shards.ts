@@ -9,6 +9,9 @@ import { PieceCache } from './piece_cache.js';
 /** Read at once when a piece is checked without being kept. */
 const BLOCK_BYTES = 1024 * 1024;
 
+/** What is read and kept at once where there are no checksums, for pages that are read singly. */
+const UNCHECKED_PIECE_BYTES = 128 * 1024;
+
 /** One checksummed part of a shard. */
 export interface Piece {
   shard: number;
@@ -65,8 +68,11 @@ export class Shards {
    * @throws SluiceError `ERR_SLUICE_IMAGE_CORRUPT`, `ERR_SLUICE_IO`
    */
   async read(shard: number, offset: number, target: Uint8Array): Promise<void> {
-    const { pieceBytes } = this.#manifest;
-    if (pieceBytes === 0) return readExactly(this.#file(shard), target, offset);
+    const isChecked = this.#manifest.pieceBytes > 0;
+    if (!isChecked && target.length >= UNCHECKED_PIECE_BYTES) {
+      return readExactly(this.#file(shard), target, offset);
+    }
+    const pieceBytes = this.#pieceBytes;
     for (let done = 0; done < target.length; ) {
       const from = offset + done;
       const index = Math.floor(from / pieceBytes);
@@ -120,7 +126,7 @@ export class Shards {
     const { start, end } = this.#extent(piece);
     const bytes = new Uint8Array(end - start);
     await readExactly(this.#file(piece.shard), bytes, start);
-    this.#checkCrc(piece, this.#crc32c(bytes, 0));
+    if (this.#manifest.pieceBytes > 0) this.#checkCrc(piece, this.#crc32c(bytes, 0));
     return bytes;
   }
 
@@ -134,9 +140,12 @@ export class Shards {
   }
 
   #extent({ shard, index }: Piece): { start: number; end: number } {
-    const { pieceBytes } = this.#manifest;
-    const start = index * pieceBytes;
-    return { start, end: Math.min(start + pieceBytes, this.#file(shard).bytes) };
+    const start = index * this.#pieceBytes;
+    return { start, end: Math.min(start + this.#pieceBytes, this.#file(shard).bytes) };
+  }
+
+  get #pieceBytes(): number {
+    return this.#manifest.pieceBytes || UNCHECKED_PIECE_BYTES;
   }
 
   #file(shard: number): ImageFile {

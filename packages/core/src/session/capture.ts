@@ -212,14 +212,14 @@ class RunningDump {
   }
 
   #seal(round: number): Promise<SealedShard[]> {
-    const { drains, checksum } = this.#options;
+    const { drains, checksum, durable } = this.#options;
     const pieceBytes = checksum === 'none' ? 0 : PIECE_BYTES;
     const pool = this.#crew?.drains;
     if (pool === undefined) return Promise.resolve([]);
     return this.#session.all(
       Array.from({ length: drains }, (_, drain) =>
         this.#queue.add(() =>
-          pool.call('drainSeal', this.#session.handle, drain, round, pieceBytes),
+          pool.call('drainSeal', this.#session.handle, drain, round, pieceBytes, durable),
         ),
       ),
     );

@@ -93,6 +93,8 @@ export interface ResolvedDumpOptions {
   after: 'resume' | 'stop';
   consistency: 'auto' | 'copy' | 'twin';
   handOver: HandOver | undefined;
+  /** Whether shards are brought to the disk; an image that is removed at once needs that not. */
+  durable: boolean;
   signal: AbortSignal | undefined;
   logger: Logger | undefined;
 }
@@ -117,7 +119,7 @@ const HIGHEST_PID = 2 ** 22;
 const LOGGER_FUNCTIONS = ['debug', 'info', 'warn', 'error'] as const;
 
 /** A whole number in a range. */
-function whole(least: number, most: number) {
+export function whole(least: number, most: number) {
   return v.pipe(
     v.number(),
     v.integer(),
@@ -143,9 +145,10 @@ const logger = v.pipe(
 
 const targetFields = { logger: v.optional(logger) };
 
-const path = v.pipe(v.string(), v.minLength(1), v.check(hasNoNul), v.description('a path'));
+export const path = v.pipe(v.string(), v.minLength(1), v.check(hasNoNul), v.description('a path'));
 
-const dumpFields = {
+/** Options that a dump has, for others that make one. */
+export const dumpFields = {
   dir: path,
   format: v.optional(oneOf('sluice', 'criu'), 'sluice'),
   lanes: v.optional(whole(1, 64), () => Math.min(4, availableParallelism())),
@@ -222,7 +225,8 @@ export function resolveDumpOptions(value: unknown): ResolvedDumpOptions {
       `Option "consistency": "${rest.consistency}" is for a target that goes on, but "after" is "stop"`,
     );
   }
-  return { ...rest, freezeBudgetMs, timeLimitMs, signal, logger, handOver: undefined };
+  const internal = { handOver: undefined, durable: true };
+  return { ...rest, freezeBudgetMs, timeLimitMs, signal, logger, ...internal };
 }
 
 /** Options of a restore. All have defaults. */
@@ -287,7 +291,12 @@ export function resolvePreDumpOptions(
 
 type Fields = Record<string, v.GenericSchema>;
 
-function parse<const T extends Fields>(
+/**
+ * Checks options.
+ *
+ * @throws `ERR_SLUICE_OPTION`, naming the option, what was expected and what came.
+ */
+export function parse<const T extends Fields>(
   schema: v.StrictObjectSchema<T, undefined>,
   value: unknown,
 ): v.InferOutput<v.StrictObjectSchema<T, undefined>> {

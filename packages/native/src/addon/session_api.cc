@@ -248,8 +248,8 @@ void drain_run(const Napi::CallbackInfo& info, DumpSession* session) {
 
 Napi::Value drain_seal(const Napi::CallbackInfo& info, DumpSession* session) {
   const Napi::Env env = info.Env();
-  const SealedShard sealed =
-      session->drain_seal(index_of(info), whole_at(info, 2), whole_at(info, 3));
+  const SealedShard sealed = session->drain_seal(
+      index_of(info), whole_at(info, 2), whole_at(info, 3), info[4].As<Napi::Boolean>().Value());
   Napi::Object result = Napi::Object::New(env);
   result.Set("file", text(env, sealed.file));
   result.Set("bytes", number(env, sealed.bytes));

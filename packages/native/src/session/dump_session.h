@@ -186,7 +186,8 @@ class DumpSession {
   void drain_run(size_t drain, size_t first, size_t last);
   // What came of a round that went well; once.
   RoundResult finish_round(size_t round);
-  SealedShard drain_seal(size_t drain, size_t round, uint64_t piece_bytes);
+  // `durable`: it survives a crash of the machine from then on.
+  SealedShard drain_seal(size_t drain, size_t round, uint64_t piece_bytes, bool durable);
 
  private:
   struct Round {

@@ -463,7 +463,8 @@ RoundResult DumpSession::finish_round(size_t number) {
   return result;
 }
 
-SealedShard DumpSession::drain_seal(size_t drain, size_t round, uint64_t piece_bytes) {
+SealedShard DumpSession::drain_seal(size_t drain, size_t round, uint64_t piece_bytes,
+                                    bool durable) {
   ShardFile* const shard = round_at(round)->shards.at(drain).get();
   SealedShard sealed;
   sealed.file = shard->name();
@@ -472,8 +473,10 @@ SealedShard DumpSession::drain_seal(size_t drain, size_t round, uint64_t piece_b
   sealed.io_reason = shard->io_reason();
   shard->cut();
   auto start = Clock::now();
-  shard->sync();
-  sealed.sync_us = microseconds_since(start);
+  if (durable) {
+    shard->sync();
+    sealed.sync_us = microseconds_since(start);
+  }
   if (piece_bytes > 0) {
     start = Clock::now();
     sealed.crcs = shard->checksum(piece_bytes);
