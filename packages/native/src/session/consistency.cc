@@ -33,11 +33,9 @@ ConsistencyChoice choose_consistency(const ConsistencyCosts& costs, uint64_t pag
   }
   const double copy_us = copy_cost_us(costs, pages);
   const double twin_us = twin_cost_us(costs);
-  char reason[200];
-  std::snprintf(reason, sizeof reason,
-                "copying %llu pages takes about %.1f ms, a twin of %llu pages %.1f ms",
-                static_cast<unsigned long long>(pages), copy_us / 1000,
-                static_cast<unsigned long long>(costs.own_pages), twin_us / 1000);
+  char reason[120];
+  std::snprintf(reason, sizeof reason, "about %.1f ms to copy %llu pages, %.1f ms for a twin",
+                copy_us / 1000, static_cast<unsigned long long>(pages), twin_us / 1000);
   return {twin_us < copy_us, reason};
 }
 

@@ -190,18 +190,21 @@ void Lane::feed_share(const RoundWork& work, PageRange share, Exchange* exchange
   Chunker chunker = chunker_of(options_.pid, ordinary.get(), &forced, exchange);
   if (work.twinning != nullptr) {
     feed_deferring(work, share, exchange, &chunker);
-    return;
-  }
-  for (const CaptureItem& item : work.plan.items) {
-    const PageRange part = intersect(item.range, share);
-    if (!part.empty()) {
-      feed_item(work, part, item, &chunker);
+  } else {
+    for (const CaptureItem& item : work.plan.items) {
+      const PageRange part = intersect(item.range, share);
+      if (!part.empty()) {
+        feed_item(work, part, item, &chunker);
+      }
     }
   }
   chunker.finish();
   // Last, because it waits for the other lanes' looks at the page tables.
   if (helper_ && options_.index == 0 && work.kind != RoundKind::kLive) {
     round_->program_break = program_break(helper_.get());
+  }
+  if (work.twinning != nullptr) {
+    exchange->reach(Mark::kSecured);
   }
 }
 

@@ -36,8 +36,6 @@ void Lane::feed_deferring(const RoundWork& work, PageRange share, Exchange* exch
       chunker->add(run, deferred.forced);
     }
   }
-  chunker->finish();
-  exchange->reach(Mark::kSecured);
 }
 
 void Lane::defer(const RoundWork& work, PageRange share, Exchange* exchange) {
