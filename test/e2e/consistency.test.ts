@@ -18,7 +18,7 @@ import { assertUntouched, viewOf } from '../harness/untouched.js';
 
 leakCheck();
 
-const SNAPSHOTS = Number(process.env.SLUICE_SNAPSHOTS ?? 6);
+const SNAPSHOTS = Number(process.env.SLUICE_SNAPSHOTS ?? 3);
 const LIMIT_MS = 120_000 + SNAPSHOTS * 10_000;
 const PAGE_BYTES = 4096;
 /** No user that anything else runs as. */
