@@ -44,6 +44,10 @@ TEST(consistency_counts_what_makes_it_slower) {
   tight.room_pages = 100;
   CHECK(copy_cost_us(tight, 200) > copy_cost_us(costs_of(kGib), 200));
   CHECK_EQ(copy_cost_us(tight, 100), copy_cost_us(costs_of(kGib), 100));
+  ConsistencyCosts behind = tight;
+  behind.pending_pages = 1000;
+  CHECK(copy_cost_us(behind, 200) > copy_cost_us(tight, 200));
+  CHECK_EQ(copy_cost_us(behind, 100), copy_cost_us(tight, 100));
   // More lanes copy faster, and make a twin no faster.
   ConsistencyCosts alone = costs_of(kGib);
   alone.lanes = 1;

@@ -8,23 +8,30 @@ namespace {
 
 // Stopping the new process, looking at what it has, waking who waits for it.
 constexpr double kTwinBaseUs = 200;
+// What each further lane adds: they share the memory and the locks of the target.
+constexpr double kLaneGain = 0.5;
+// The rate is that of memory whose descriptors the caches hold; of a large process they do not.
+constexpr double kColdFactor = 1.3;
 // A huge page is one entry, but the page table that it may be split into is made at once.
 constexpr double kHugeShare = 1.0 / 6;
 
 }  // namespace
 
 double copy_cost_us(const ConsistencyCosts& costs, uint64_t pages) {
-  const double copy_us = costs.rates.copy_us / static_cast<double>(costs.lanes);
+  const double gain = 1 + kLaneGain * static_cast<double>(costs.lanes - 1);
+  const double copy_us = costs.rates.copy_us / gain;
   const uint64_t fitting = std::min(pages, costs.room_pages);
-  return static_cast<double>(fitting) * copy_us +
-         static_cast<double>(pages - fitting) * std::max(copy_us, costs.drain_us);
+  const uint64_t rest = pages - fitting;
+  const double pending = rest == 0 ? 0 : static_cast<double>(costs.pending_pages);
+  return static_cast<double>(fitting) * copy_us + pending * costs.drain_us +
+         static_cast<double>(rest) * std::max(copy_us, costs.drain_us);
 }
 
 double twin_cost_us(const ConsistencyCosts& costs) {
   const uint64_t huge = std::min(costs.huge_pages, costs.own_pages);
   const double entries =
       static_cast<double>(costs.own_pages - huge) + static_cast<double>(huge) * kHugeShare;
-  return kTwinBaseUs + entries * costs.rates.clone_us;
+  return kTwinBaseUs + entries * costs.rates.clone_us * kColdFactor;
 }
 
 ConsistencyChoice choose_consistency(const ConsistencyCosts& costs, uint64_t pages) {

@@ -22,6 +22,8 @@ struct ConsistencyCosts {
   // Pages that can be copied without waiting for the disk, and what the disk needs for one.
   uint64_t room_pages = 0;
   double drain_us = 4;  // 1 GB/s
+  // Pages of the round before that the disk may have yet to take.
+  uint64_t pending_pages = 0;
 };
 
 struct ConsistencyChoice {

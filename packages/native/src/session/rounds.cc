@@ -285,6 +285,7 @@ void DumpSession::capture_frozen(Round* round, const Round* live, After after) {
     // A round right behind a live one has half of the slots.
     const uint64_t slots_bytes = options_.budget_bytes / (live != nullptr ? 2 : 1);
     round->twinning.costs.room_pages = slots_bytes / kPageBytes;
+    round->twinning.costs.pending_pages = live != nullptr ? slots_bytes / kPageBytes : 0;
   }
   auto freeze = freeze_target(exchange);
   const bool goes_on = after == After::kResume;
