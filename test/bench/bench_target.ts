@@ -61,9 +61,13 @@ export class BenchTarget {
     return this.#conversation.ask('gap');
   }
 
-  /** Makes it write so many random words a second, until its end. */
+  /** Makes it write so many random words a second, until it is to be still or its end. */
   async write(wordsPerSecond: number): Promise<void> {
     await this.#conversation.ask(`write ${wordsPerSecond}`);
+  }
+
+  async still(): Promise<void> {
+    await this.#conversation.ask('still');
   }
 
   /** Words that it wrote a second between two times of `process.hrtime`, in microseconds. */

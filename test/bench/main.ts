@@ -6,6 +6,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Bench, Skipped } from './bench.js';
 import { checksum } from './figures/checksum.js';
+import { consistency } from './figures/consistency.js';
 import { core } from './figures/core.js';
 import { cpu } from './figures/cpu.js';
 import { lanes } from './figures/lanes.js';
@@ -20,6 +21,7 @@ import { type Entry, type Figure, footOf, headOf, type Report, textOf } from './
 
 const FIGURES: Record<FigureName, (bench: Bench) => Promise<Figure>> = {
   rounds,
+  consistency,
   throughput,
   checksum,
   cpu,

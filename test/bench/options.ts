@@ -5,6 +5,7 @@ import { parseArgs } from 'node:util';
 
 export const FIGURE_NAMES = [
   'rounds',
+  'consistency',
   'throughput',
   'checksum',
   'cpu',

@@ -5,7 +5,10 @@ import type { FaultSpec } from '../harness/faults.js';
 /** What `dump_once.ts` gets, as JSON in its only argument. */
 export interface DumpRequest {
   pid: number;
-  options: Pick<DumpOptions, 'dir' | 'lanes' | 'capture' | 'io' | 'checksum' | 'rounds'>;
+  options: Pick<
+    DumpOptions,
+    'dir' | 'lanes' | 'capture' | 'io' | 'checksum' | 'rounds' | 'consistency'
+  >;
   /** Failures of system calls, made to order. */
   faults?: FaultSpec[];
 }

@@ -21,9 +21,9 @@ const CLI = fileURLToPath(new URL('../../packages/cli/bin/sluice.js', import.met
 const TURNS = 24;
 
 /** Starts the command and kills it after a while, or lets it end; returns how long it lived. */
-async function dumpKilledAfter(pid: number, capture: string, ms?: number): Promise<number> {
+async function dumpKilledAfter(pid: number, how: string[], ms?: number): Promise<number> {
   await using dir = new TempDir();
-  const args = [CLI, 'dump', String(pid), '--out', dir.join('image'), '--capture', capture];
+  const args = [CLI, 'dump', String(pid), '--out', dir.join('image'), ...how];
   const start = performance.now();
   const child = spawn(process.execPath, args, { stdio: 'ignore' });
   const exit = once(child, 'exit');
@@ -44,14 +44,20 @@ async function expectFree({ pid }: TestTarget): Promise<void> {
   );
 }
 
+const WAYS = {
+  vmsplice: ['--capture', 'vmsplice'],
+  read: ['--capture', 'read'],
+  twin: ['--consistency', 'twin', '--rounds', '0'],
+};
+
 describe('a dumper that is killed', () => {
-  for (const capture of ['vmsplice', 'read']) {
-    it(`leaves a still target whole (${capture})`, { timeout: 120_000 }, async () => {
+  for (const [name, how] of Object.entries(WAYS)) {
+    it(`leaves a still target whole (${name})`, { timeout: 120_000 }, async () => {
       await using target = await startTarget('churn', ['exit']);
       const before = viewOf(target.pid);
-      const took = await dumpKilledAfter(target.pid, capture);
+      const took = await dumpKilledAfter(target.pid, how);
       for (let turn = 0; turn < TURNS; turn++) {
-        await dumpKilledAfter(target.pid, capture, (took * turn) / TURNS);
+        await dumpKilledAfter(target.pid, how, (took * turn) / TURNS);
         await expectFree(target);
         await target.check();
       }
@@ -60,13 +66,13 @@ describe('a dumper that is killed', () => {
       await assertUntouched(target.pid, before);
     });
 
-    it(`leaves 64 threads in their system calls (${capture})`, { timeout: 120_000 }, async () => {
+    it(`leaves 64 threads in their system calls (${name})`, { timeout: 120_000 }, async () => {
       await using dir = new TempDir();
       await using target = await startTarget('threads64', [dir.path]);
-      const took = await dumpKilledAfter(target.pid, capture);
+      const took = await dumpKilledAfter(target.pid, how);
       await target.check();
       for (let turn = 0; turn < TURNS; turn++) {
-        await dumpKilledAfter(target.pid, capture, (took * turn) / TURNS);
+        await dumpKilledAfter(target.pid, how, (took * turn) / TURNS);
         await expectFree(target);
         // Who is let go by the kernel gets the EINTR that the kernel gives.
         await target.check('check stopped');

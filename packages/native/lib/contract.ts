@@ -6,6 +6,9 @@
 /** Capture backend: helper with `vmsplice`, or `process_vm_readv` and `/proc/PID/mem`. */
 export type CaptureBackend = 'vmsplice' | 'read';
 
+/** How pages are kept as they were under freeze: copied there, or in a copy-on-write twin. */
+export type Consistency = 'copy' | 'twin';
+
 /** What tells which pages were written: userfaultfd write protection, or nothing. */
 export type TrackerName = 'uffd-wp' | 'soft-dirty' | 'none';
 
@@ -178,6 +181,8 @@ export interface NativeSessionOptions {
   /** Existing directory of the image. */
   dir: string;
   tracker: 'auto' | TrackerName;
+  /** How the last pages are kept as they were under freeze, of a round that copies. */
+  consistency: 'auto' | Consistency;
   /**
    * Live rounds are to be complete, for somebody else who takes the final one: they take what nobody
    * writes to as well, and tell what they cover.
@@ -280,6 +285,10 @@ export interface RoundCaptured {
   pinnedPeakBytes: number;
   /** After a live round with `handOver`: start and end by turns of what this round or one before holds. */
   covered: BigUint64Array;
+  /** Of a round that was to copy. */
+  consistency: Consistency;
+  /** Why, or why no twin; `` of a live round, and of one that was not to copy. */
+  consistencyReason: string;
   /** When soft-dirty bits were reset, microseconds since boot; else 0. */
   resetUptimeUs: number;
   /** Notes for people: what was done differently than hoped. */

@@ -318,4 +318,21 @@ TEST(exchange_counts_what_is_pinned) {
   }
 }
 
+TEST(exchange_marks) {
+  Exchange exchange(2, 1);
+  CHECK(!exchange.reach(Mark::kLooked));
+  CHECK(exchange.reach(Mark::kLooked));
+  exchange.reach(Mark::kTwinTried);
+  exchange.wait_mark(Mark::kTwinTried);
+  std::thread lanes([&] {
+    exchange.reach(Mark::kSecured);
+    exchange.reach(Mark::kSecured);
+  });
+  exchange.wait_secured();
+  lanes.join();
+  std::thread gives_up([&] { exchange.fail(); });
+  CHECK_THROWS("CANCELLED", exchange.wait_mark(Mark::kThawed));
+  gives_up.join();
+}
+
 }  // namespace sluice::test

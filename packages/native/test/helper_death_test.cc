@@ -13,6 +13,7 @@
 #include "rig.h"
 #include "seccomp_filter.h"
 #include "spinner.h"
+#include "target/twin_remote.h"
 #include "tools.h"
 
 namespace sluice::test {
@@ -36,7 +37,21 @@ constexpr Death kHelperDeaths[] = {
     {"helper ready", Step::kHelperReady, 1},
 };
 
+// All in a helper that is ready.
+constexpr Death kTwinDeaths[] = {
+    {"in the clone of the twin", Step::kTwinCloned, 1},
+    {"twin secured", Step::kTwinSecured, 1},
+    {"twin captured", Step::kTwinCaptured, 1},
+    {"twin ended", Step::kTwinEnded, 1},
+};
+
 void start_helper(Rig& rig) { rig.start_helper(); }
+
+void make_twin(Rig& rig) {
+  const auto helper = rig.start_helper();
+  std::vector<HelperRemains> remains;
+  Twin::make(helper.get(), rig.memory.pid(), &remains)->end();
+}
 
 bool all_children_are_zombies(pid_t pid) {
   for (const pid_t child : children_of(pid)) {
@@ -61,9 +76,9 @@ void remove_all(Rig& rig) {
 }
 
 // A dumper dies, and the next one removes what it left: of neither does anything remain.
-void check_death(Spinner& spinner, const Death& death) {
+void check_death(Spinner& spinner, const Death& death, void (*work)(Rig&) = start_helper) {
   const std::string before = snapshot(spinner.pid());
-  DyingDumper(spinner.pid(), death.step, death.times, start_helper).wait_dead();
+  DyingDumper(spinner.pid(), death.step, death.times, work).wait_dead();
   // Until it has found its way back, its signals are blocked, and it may have yet to make a helper.
   wait_spinning(TargetMemory(spinner.pid()));
   wait_until(death.name, [&] { return all_children_are_zombies(spinner.pid()); });
@@ -123,6 +138,16 @@ TEST(helper_dumper_of_a_filtered_target_dies) {
     }
     Spinner spinner([] { kill_on_all_that_helpers_do(); }, 51, false);
     check_death(spinner, death);
+  }
+}
+
+TEST(helper_dumper_dies_at_each_step_of_a_twin) {
+  const AdoptsOrphans adopts;
+  for (const Death& death : kTwinDeaths) {
+    Spinner spinner(52);
+    check_death(spinner, death, make_twin);
+    Spinner filtered([] { kill_on_all_that_helpers_do(); }, 53, false);
+    check_death(filtered, death, make_twin);
   }
 }
 

@@ -31,7 +31,7 @@ async function collect(bench: Bench): Promise<BackendRuns[]> {
     const runs = await bench.withTarget(mib, (target) =>
       interleave(bench.options.runs, BACKENDS, (capture, round) => {
         bench.tell(`backends, ${sizeName(mib)}, run ${round + 1}: ${capture}`);
-        return bench.dump(target, { capture, checksum: 'none', rounds: 0 });
+        return bench.dump(target, { capture, checksum: 'none', rounds: 0, consistency: 'copy' });
       }),
     );
     all.push({ mib, runs: { vmsplice: of(runs, 'vmsplice'), read: of(runs, 'read') } });

@@ -19,7 +19,7 @@ export async function checksum(bench: Bench): Promise<Figure> {
   const runs = await bench.withTarget(mib, (target) =>
     interleave(bench.options.runs, CASES, (each, round) => {
       bench.tell(`checksum, ${sizeName(mib)}, run ${round + 1}: ${each}`);
-      return bench.dump(target, { checksum: each, rounds: 0 });
+      return bench.dump(target, { checksum: each, rounds: 0, consistency: 'copy' });
     }),
   );
   const none = of(runs, 'none');

@@ -20,7 +20,7 @@ export async function lanes(bench: Bench): Promise<Figure> {
   const runs = await bench.withTarget(mib, (target) =>
     interleave(bench.options.runs, LANES, (count, round) => {
       bench.tell(`lanes, ${sizeName(mib)}, run ${round + 1}: ${count}`);
-      return bench.dump(target, { lanes: count, checksum: 'none', rounds: 0 });
+      return bench.dump(target, { lanes: count, checksum: 'none', rounds: 0, consistency: 'copy' });
     }),
   );
   const one = of(runs, 1);

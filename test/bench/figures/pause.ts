@@ -69,7 +69,11 @@ const USES: Record<Tool, (bench: Bench, target: BenchTarget) => Promise<PauseSam
 async function withSluice(bench: Bench, target: BenchTarget): Promise<PauseSample> {
   let frozenUs = 0;
   const { gapUs } = await target.watch(async () => {
-    const { result } = await bench.dump(target, { checksum: 'none', rounds: 0 });
+    const { result } = await bench.dump(target, {
+      checksum: 'none',
+      rounds: 0,
+      consistency: 'copy',
+    });
     frozenUs = result.frozen_time;
   });
   return { seenUs: gapUs, frozenUs };

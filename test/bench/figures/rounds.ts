@@ -29,7 +29,7 @@ const DUMPS = {
     choice: { checksum: 'none', capture: 'vmsplice' },
     faults: [{ call: 'remote:vmsplice', mode: 'copy' }],
   },
-  'one freeze': { choice: { checksum: 'none', rounds: 0 }, faults: [] },
+  'one freeze': { choice: { checksum: 'none', rounds: 0, consistency: 'copy' }, faults: [] },
 } satisfies Record<string, { choice: DumpChoice; faults: Faults }>;
 
 type Case = keyof typeof DUMPS | 'gcore';
@@ -162,7 +162,7 @@ async function withSluice(
   };
 }
 
-function longest(stops: Stop[]): Pick<RoundsSample, 'seenUs' | 'waitedUs'> {
+export function longest(stops: Stop[]): Pick<RoundsSample, 'seenUs' | 'waitedUs'> {
   const { us, waitedUs } = at(
     stops.sort((a, b) => a.us - b.us),
     -1,

@@ -79,7 +79,7 @@ async function measure(
   configs: readonly RawConfig[],
 ): Promise<Measured> {
   return bench.withTarget(mib, async (target) => {
-    const dump = () => bench.dump(target, { checksum: 'none', rounds: 0 });
+    const dump = () => bench.dump(target, { checksum: 'none', rounds: 0, consistency: 'copy' });
     const { bytes_written: bytes } = (await dump()).result;
     const results: Measured['results'] = [];
     const raw = async (config: RawConfig): Promise<Timing> => {

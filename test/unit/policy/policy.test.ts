@@ -33,6 +33,7 @@ const DEFAULTS: PolicyOptions = {
   freezeBudgetMs: undefined,
   timeLimitMs: undefined,
   noConverge: 'finish',
+  twin: false,
 };
 
 interface Outcome {
@@ -72,6 +73,26 @@ function simulate(target: Simulated, wishes: Partial<PolicyOptions> = {}): Outco
 }
 
 describe('decide', () => {
+  it('knows that a twin bounds the freeze, and takes rounds all the same', () => {
+    const fast = { ...GIB, writesPerMs: 300 };
+    const state = {
+      rounds: [{ pages: GIB.pages, ms: 500 }],
+      dirtyPages: 100_000,
+      sinceCollectedMs: 500,
+      existingPages: GIB.pages,
+      elapsedMs: 600,
+    };
+    const copied = decide(DEFAULTS, state);
+    const bounded = decide({ ...DEFAULTS, twin: true }, state);
+    expect(copied.freezeMs).toBeGreaterThan(100);
+    expect(bounded.freezeMs).toBeLessThan(30);
+    expect(bounded.next).toBe(copied.next);
+    expect(simulate(fast, { twin: true })).toEqual(simulate(fast));
+    const strict = { freezeBudgetMs: 30, noConverge: 'fail', rounds: 1 } as const;
+    expect(decide({ ...DEFAULTS, ...strict }, state).next).toBe('fail');
+    expect(decide({ ...DEFAULTS, ...strict, twin: true }, state).next).toBe('freeze');
+  });
+
   it('takes one round of a target that stands still, and freezes', () => {
     expect(simulate(GIB)).toMatchObject({ rounds: 1, left: 0 });
   });

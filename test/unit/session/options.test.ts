@@ -35,6 +35,7 @@ describe('resolveDumpOptions', () => {
       noConverge: 'finish',
       tracker: 'auto',
       after: 'resume',
+      consistency: 'auto',
       durable: true,
       signal: undefined,
       logger: undefined,
@@ -108,6 +109,14 @@ describe('resolveDumpOptions', () => {
       'Option "noConverge": expected one of "finish", "fail", got "wait"',
     ],
     [
+      { dir: 'x', consistency: 'fork' },
+      'Option "consistency": expected one of "auto", "copy", "twin", got "fork"',
+    ],
+    [
+      { dir: 'x', consistency: 'twin', after: 'stop' },
+      'Option "consistency": "twin" is for a target that goes on, but "after" is "stop"',
+    ],
+    [
       { dir: 'x', tracker: 'magic' },
       'Option "tracker": expected one of "auto", "uffd-wp", "soft-dirty", "none", got "magic"',
     ],
@@ -128,7 +137,7 @@ describe('resolveDumpOptions', () => {
     expect(messageOf(() => resolveDumpOptions({ dir: 'x', lane: 2 }))).toBe(
       'Unknown option "lane": expected one of dir, format, lanes, drains, capture, io, checksum, ' +
         'budgetBytes, freezeTimeoutMs, rounds, freezeBudgetMs, timeLimitMs, noConverge, tracker, ' +
-        'after, signal, logger',
+        'after, consistency, signal, logger',
     );
     expect(messageOf(() => resolveDumpOptions(JSON.parse('{"dir":"x","__proto__":1}')))).toMatch(
       /^Unknown option "__proto__"/,

@@ -5,7 +5,7 @@ import { autoOrWholeNumber, decimal, wholeNumber } from '../values.js';
 
 /** Options that were not given are missing: their defaults are those of the library. */
 export interface DumpingFlags
-  extends Pick<DumpOptions, 'lanes' | 'capture' | 'rounds' | 'tracker'> {
+  extends Pick<DumpOptions, 'lanes' | 'capture' | 'rounds' | 'tracker' | 'consistency'> {
   freezeTimeout?: number;
   /** Of `--no-converge`, whose name commander takes for a negation: true if it was not given. */
   converge: true | 'finish' | 'fail';
@@ -42,6 +42,12 @@ export function addDumpingOptions(command: Command): Command {
         'what tells which pages were written; auto, the default, is the best that works here',
       ).choices(['auto', 'uffd-wp', 'soft-dirty', 'none']),
     )
+    .addOption(
+      new Option(
+        '--consistency <how>',
+        'keep the last pages as they are under freeze by a copy, or by a copy-on-write twin of the process; auto, the default, is what takes less time',
+      ).choices(['auto', 'copy', 'twin']),
+    )
     .option(
       '--lanes <n>',
       'threads that capture; the default is one per CPU, at most 4',
@@ -62,11 +68,12 @@ export function addDumpingOptions(command: Command): Command {
 
 /** As the library takes them; those that were not given are undefined. */
 export function dumpingOptions(flags: DumpingFlags) {
-  const { rounds, tracker, lanes, capture } = flags;
+  const { rounds, tracker, consistency, lanes, capture } = flags;
   const { freezeTimeout, freezeBudget, timeLimit, converge } = flags;
   return {
     rounds,
     tracker,
+    consistency,
     lanes,
     capture,
     freezeTimeoutMs: freezeTimeout,

@@ -72,11 +72,13 @@ function amounts(result: DumpResult): Pair[] {
 }
 
 function means(result: DumpResult): Pair[] {
+  const { consistency, consistency_reason } = result;
   const { tracker, tracker_reason, capture, capture_reason, lanes, io, io_reason, checksum } =
     result;
   return [
     ['tracker', `${tracker}${because(tracker_reason)}`],
     ['capture', `${capture} in ${count(lanes, 'lane')}${because(capture_reason)}`],
+    ['consistency', `${consistency}${because(consistency_reason)}`],
     ['output', `${io}${because(io_reason)}, checksum ${checksum}`],
   ];
 }

@@ -47,6 +47,7 @@ const DUMP_OPTIONS = [
   'timeLimitMs',
   'noConverge',
   'tracker',
+  'consistency',
   'freezeTimeoutMs',
 ] as const;
 

@@ -24,6 +24,8 @@ export interface PolicyOptions {
   timeLimitMs: number | undefined;
   /** What to do when the freeze budget cannot be reached. */
   noConverge: 'finish' | 'fail';
+  /** A copy-on-write twin can be made when too many pages are left to be copied. */
+  twin: boolean;
 }
 
 /** What was measured. */
@@ -63,6 +65,7 @@ export interface Decision {
 const FREEZE_BASE_MS = 0.5;
 const SCAN_MS_PER_PAGE = 0.4 / 262_144;
 const COPY_MS_PER_PAGE = 0.001;
+const TWIN_MS_PER_PAGE = 0.00008;
 const ROUND_OVERHEAD_MS = 15;
 /** Until a round was measured: 1 GB/s. */
 const FIRST_PAGES_PER_MS = 250;
@@ -73,7 +76,7 @@ const LEAST_GAIN = 0.07;
 /** So many looks in a row that find no less than one before: it does not converge. */
 const STILL_ROUNDS = 3;
 
-/** How long a freeze with so many pages to be taken would be, milliseconds. */
+/** How long a freeze would be that copies so many pages, milliseconds. */
 export function predictFreezeMs(dirtyPages: number, existingPages: number): number {
   return FREEZE_BASE_MS + existingPages * SCAN_MS_PER_PAGE + dirtyPages * COPY_MS_PER_PAGE;
 }
@@ -81,7 +84,11 @@ export function predictFreezeMs(dirtyPages: number, existingPages: number): numb
 export function decide(options: PolicyOptions, state: PolicyState): Decision {
   const { rounds, dirtyPages, sinceCollectedMs, existingPages, elapsedMs } = state;
   const pagesPerMs = rounds.length === 0 ? 0 : dirtyPages / Math.max(sinceCollectedMs, 1);
-  const freezeMs = predictFreezeMs(dirtyPages, existingPages);
+  // Rounds are weighed by what copying would take: they pay though a twin may be sooner made by now.
+  const copyMs = predictFreezeMs(dirtyPages, existingPages);
+  const freezeMs = options.twin
+    ? Math.min(copyMs, predictFreezeMs(0, existingPages) + existingPages * TWIN_MS_PER_PAGE)
+    : copyMs;
   const decision = (next: Decision['next']): Decision => ({
     next,
     freezeMs,
@@ -113,7 +120,7 @@ export function decide(options: PolicyOptions, state: PolicyState): Decision {
     // Not "last": whether it is reached is looked at before the freeze, not predicted.
     return isStill(rounds, dirtyPages) ? end() : decision('round');
   }
-  if (!pays(freezeMs, thenMs) || isStill(rounds, dirtyPages)) return end();
+  if (!pays(copyMs, thenMs) || isStill(rounds, dirtyPages)) return end();
   return decision(pays(thenMs, laterMs) ? 'round' : 'last');
 }
 

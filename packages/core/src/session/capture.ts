@@ -75,6 +75,7 @@ export async function captureTarget(
   const { pid } = identity;
   const { dir } = imageDir;
   const tracker = options.rounds === 0 ? 'none' : options.tracker;
+  const consistency = options.after === 'stop' ? 'copy' : options.consistency;
   const handOver = options.handOver !== undefined;
   const known = options.handOver?.known ?? new BigUint64Array();
   const session = new NativeSession(
@@ -87,6 +88,7 @@ export async function captureTarget(
       io,
       dir,
       tracker,
+      consistency,
       handOver,
       known,
       freezeTimeoutMs,

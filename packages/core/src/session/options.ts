@@ -60,6 +60,13 @@ export interface DumpOptions {
    * until `DumpResult.held` is told what to do with it.
    */
   after?: 'resume' | 'stop' | undefined;
+  /**
+   * How the last pages are kept as they were under freeze while the target goes on. `copy`: they are
+   * copied under freeze. `twin`: under freeze a copy-on-write copy of the whole process is made, and read
+   * when the target runs again; if there can be none, they are copied. Default `auto`: what takes less
+   * time. Only with `after: 'resume'`; a target that stays stopped needs neither.
+   */
+  consistency?: 'auto' | 'copy' | 'twin' | undefined;
   /** Give up when not all threads stand still after this time, 1 to 60,000. Default 1000. */
   freezeTimeoutMs?: number | undefined;
   /** Ends the dump: it rejects with `AbortError` after the target runs again. */
@@ -84,6 +91,7 @@ export interface ResolvedDumpOptions {
   noConverge: 'finish' | 'fail';
   tracker: 'auto' | 'uffd-wp' | 'soft-dirty' | 'none';
   after: 'resume' | 'stop';
+  consistency: 'auto' | 'copy' | 'twin';
   handOver: HandOver | undefined;
   /** Whether shards are brought to the disk; an image that is removed at once needs that not. */
   durable: boolean;
@@ -169,6 +177,7 @@ export const dumpFields = {
   noConverge: v.optional(oneOf('finish', 'fail'), 'finish'),
   tracker: v.optional(oneOf('auto', 'uffd-wp', 'soft-dirty', 'none'), 'auto'),
   after: v.optional(oneOf('resume', 'stop'), 'resume'),
+  consistency: v.optional(oneOf('auto', 'copy', 'twin'), 'auto'),
   signal: v.optional(v.pipe(v.custom<AbortSignal>(isSignal), v.description('an AbortSignal'))),
   logger: v.optional(logger),
 };
@@ -208,6 +217,12 @@ export function resolveDumpOptions(value: unknown): ResolvedDumpOptions {
     throw new SluiceError(
       'ERR_SLUICE_OPTION',
       `${rest.rounds} rounds with ${rest.drains} drains make more than ${MAX_SHARDS} shards`,
+    );
+  }
+  if (rest.after === 'stop' && rest.consistency !== 'auto') {
+    throw new SluiceError(
+      'ERR_SLUICE_OPTION',
+      `Option "consistency": "${rest.consistency}" is for a target that goes on, but "after" is "stop"`,
     );
   }
   const internal = { handOver: undefined, durable: true };

@@ -83,6 +83,13 @@ export interface DumpResult {
   tracker: 'uffd-wp' | 'soft-dirty' | 'none';
   /** Why `auto` took not the best tracker, or ``. */
   tracker_reason: string;
+  /**
+   * How the last pages were kept as they were under freeze: `copy`, `twin`; or `stop`, since the target
+   * stays stopped.
+   */
+  consistency: 'copy' | 'twin' | 'stop';
+  /** Why that one; if a twin was to be made and could not, why. */
+  consistency_reason: string;
   io: 'direct' | 'buffered';
   /** Why `auto` did not take direct, or ``. */
   io_reason: string;

@@ -46,6 +46,7 @@ export class RoundRunner {
   readonly #imageDir: ImageDir;
   readonly #taken: TakenRound[] = [];
   readonly #measured: RoundMeasure[] = [];
+  #mayTwin = false;
   /** When the pages of the last live round were collected. */
   #collectedMs = 0;
   /** Of the first look: all pages that exist. */
@@ -69,6 +70,9 @@ export class RoundRunner {
 
   /** Takes all rounds. */
   async run(tracker: TrackerName): Promise<TakenRound[]> {
+    const { after, consistency } = this.#options;
+    // This tracker has a helper, which a twin needs.
+    this.#mayTwin = after === 'resume' && consistency !== 'copy' && tracker === 'uffd-wp';
     // Without a tracker every round would be a full one, and the freeze not a bit shorter.
     const live = this.#options.rounds === 'auto' ? tracker !== 'none' : this.#options.rounds > 0;
     if (this.#options.handOver?.only) await this.#takeOnly('live');
@@ -80,7 +84,10 @@ export class RoundRunner {
   /** One round and no other: all under one freeze, or all that was written while the target runs. */
   async #takeOnly(kind: 'whole' | 'live'): Promise<void> {
     this.#meter.enter('open');
-    const survey = await this.#prepare(kind);
+    // Asked for a copy, it is taken like that of a target that stays stopped: then nothing has to fit.
+    const { after, consistency } = this.#options;
+    const mayTwin = kind === 'whole' && after === 'resume' && consistency !== 'copy';
+    const survey = await this.#prepare(kind, mayTwin);
     const { round, totalPages } = survey;
     this.#meter.expectPages(totalPages);
     const taken = kind === 'live' ? 'live' : 'final';
@@ -179,7 +186,7 @@ export class RoundRunner {
       Math.floor(MAX_SHARDS / this.#options.drains) - 1,
     );
     return decide(
-      { ...this.#options, mostAutoRounds },
+      { ...this.#options, mostAutoRounds, twin: this.#mayTwin },
       {
         rounds: measured,
         dirtyPages,

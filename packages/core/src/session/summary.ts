@@ -38,6 +38,7 @@ export function summarize(
     capture_reason: firstReason(lanes.map(({ fallbackReason }) => fallbackReason)),
     tracker: tracker.tracker,
     tracker_reason: tracker.reason,
+    ...consistencyOf(final, options),
     io: shards.every(({ io }) => io === 'direct') ? 'direct' : 'buffered',
     io_reason: firstReason(shards.map(({ ioReason }) => ioReason)),
     checksum: options.checksum,
@@ -95,6 +96,20 @@ export function* imagesOf(
       rounds: figures.slice(0, index + 1),
     };
   }
+}
+
+function consistencyOf(
+  { captured }: CapturedRound,
+  { after, consistency }: ResolvedDumpOptions,
+): Pick<DumpResult, 'consistency' | 'consistency_reason'> {
+  if (after === 'stop') {
+    return { consistency: 'stop', consistency_reason: 'it stays stopped' };
+  }
+  return {
+    consistency: captured.consistency,
+    consistency_reason:
+      captured.consistencyReason || (consistency === 'copy' ? 'as asked for' : ''),
+  };
 }
 
 function finalOf(rounds: Captured['rounds']): CapturedRound {

@@ -33,6 +33,12 @@ const char* tracker_name(TrackerMode mode) {
                                            : "none";
 }
 
+Consistency consistency_of(const std::string& name) {
+  return name == "twin"   ? Consistency::kTwin
+         : name == "copy" ? Consistency::kCopy
+                          : Consistency::kAuto;
+}
+
 RoundKind round_kind(const std::string& name) {
   return name == "live"    ? RoundKind::kLive
          : name == "final" ? RoundKind::kFinal
@@ -73,6 +79,7 @@ Napi::Value session_open(const Napi::CallbackInfo& info) {
     options.dir = text_of(given, "dir");
     options.tracker = tracker_mode(text_of(given, "tracker"));
     options.freeze_timeout_ms = static_cast<uint64_t>(integer_of(given, "freezeTimeoutMs"));
+    options.consistency = consistency_of(text_of(given, "consistency"));
     options.hand_over = given.Get("handOver").ToBoolean();
     options.known = normalised(ranges_of(given.Get("known")));
     const auto session = std::make_shared<DumpSession>(options);
@@ -157,6 +164,8 @@ Napi::Value session_finish_round(const Napi::CallbackInfo& info, DumpSession* se
   result.Set("memwriteUs", number(env, captured.memwrite_us));
   result.Set("pinnedPeakBytes", number(env, captured.pinned_peak_bytes));
   result.Set("covered", ranges_to_js(env, captured.covered));
+  result.Set("consistency", captured.by_twin ? "twin" : "copy");
+  result.Set("consistencyReason", text(env, captured.consistency_reason));
   result.Set("resetUptimeUs", number(env, captured.reset_uptime_us));
   result.Set("warnings", texts(env, captured.plan.warnings));
   return result;

@@ -1,5 +1,7 @@
 #include "kernel/proc_descriptors.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <limits>
 
@@ -55,6 +57,20 @@ std::vector<OpenDescriptor> list_descriptors(pid_t pid, size_t most) {
     }
   });
   return descriptors;
+}
+
+std::vector<std::string> descriptors_to(pid_t pid, std::string_view object) {
+  std::vector<std::string> names;
+  std::string target(object.size() + 1, '\0');
+  const ScopedDir dir(::opendir(proc_path(pid, "fd").c_str()));
+  while (const dirent* entry = dir ? ::readdir(dir.get()) : nullptr) {
+    const ssize_t length =
+        ::readlinkat(::dirfd(dir.get()), entry->d_name, target.data(), target.size());
+    if (length >= 0 && std::string_view(target.data(), static_cast<size_t>(length)) == object) {
+      names.push_back(entry->d_name);
+    }
+  }
+  return names;
 }
 
 }  // namespace sluice

@@ -22,6 +22,10 @@ struct OpenDescriptor {
 // is not in it. None if the process is gone or may not be looked at.
 std::vector<OpenDescriptor> list_descriptors(pid_t pid, size_t most);
 
+// Names in /proc/PID/fd of those that lead to an object of the kernel like "anon_inode:[io_uring]".
+// None if the process is gone or may not be looked at.
+std::vector<std::string> descriptors_to(pid_t pid, std::string_view object);
+
 // Fills position and flags from the text of a file in fdinfo; false when malformed.
 bool parse_fdinfo(std::string_view text, OpenDescriptor* descriptor);
 

@@ -1,7 +1,6 @@
 #include "kernel/proc_rings.h"
 
-#include <unistd.h>
-
+#include "kernel/proc_descriptors.h"
 #include "kernel/proc_file.h"
 
 namespace sluice {
@@ -11,19 +10,7 @@ constexpr char kRing[] = "anon_inode:[io_uring]";
 
 }  // namespace
 
-std::vector<std::string> list_rings(pid_t pid) {
-  std::vector<std::string> rings;
-  const ScopedDir dir(::opendir(proc_path(pid, "fd").c_str()));
-  while (const dirent* entry = dir ? ::readdir(dir.get()) : nullptr) {
-    const std::string name = entry->d_name;
-    char target[sizeof kRing];
-    const ssize_t length = ::readlinkat(::dirfd(dir.get()), name.c_str(), target, sizeof target);
-    if (length == sizeof kRing - 1 && std::string_view(target, sizeof kRing - 1) == kRing) {
-      rings.push_back(name);
-    }
-  }
-  return rings;
-}
+std::vector<std::string> list_rings(pid_t pid) { return descriptors_to(pid, kRing); }
 
 // Lines like "    0: 0x7f1b9f714000/8192" after "UserBufs:".
 PageRanges parse_registered_buffers(std::string_view text) {

@@ -154,6 +154,12 @@ bool parse_line(std::string_view key, std::string_view raw, ProcStatus& status, 
   if (key == "VmRSS") {
     return parse_kilobytes(value, status.rss_kb);
   }
+  if (key == "RssAnon") {
+    return parse_kilobytes(value, status.rss_anon_kb);
+  }
+  if (key == "VmSwap") {
+    return parse_kilobytes(value, status.swap_kb);
+  }
   if (key == "Seccomp") {
     return parse_number(value, status.seccomp_mode);
   }

@@ -58,7 +58,8 @@ DumpSession::DumpSession(const SessionOptions& options) : options_(options), fil
   lane.read_slots = std::clamp<size_t>(read_slots, 1, lane.slots);
   for (lane.index = 0; lane.index < options_.lanes; ++lane.index) {
     lane.wants_helper = lane.index == 0 && (options_.tracker == TrackerMode::kAuto ||
-                                            options_.tracker == TrackerMode::kUffdWp);
+                                            options_.tracker == TrackerMode::kUffdWp ||
+                                            options_.consistency == Consistency::kTwin);
     lanes_.push_back(std::make_unique<Lane>(lane));
   }
 }

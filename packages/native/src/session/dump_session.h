@@ -23,6 +23,7 @@
 #include "kernel/process_state.h"
 #include "pages/capture_plan.h"
 #include "pipe/shard_file.h"
+#include "session/consistency.h"
 #include "session/exchange.h"
 #include "session/lane.h"
 #include "session/page_table.h"
@@ -47,6 +48,8 @@ struct SessionOptions {
   // Live rounds are to be complete, as for someone who takes the final one in place of this
   // session: they take what nobody writes to as well, and tell what the chain holds after them.
   bool hand_over = false;
+  // How the last pages are kept as they were under freeze, of a round that copies.
+  Consistency consistency = Consistency::kCopy;
   // Pages in the image that the first round builds on, taken when soft-dirty bits were reset last.
   PageRanges known;
 };
@@ -119,6 +122,10 @@ struct RoundResult {
   PageRanges covered;
   // When the tracker reset all at once: time since boot (CLOCK_BOOTTIME).
   uint64_t reset_uptime_us = 0;
+  // After a frozen round: whether its pages come from a twin, and why or why not. A round that was
+  // to make a twin and could not has a warning, too.
+  bool by_twin = false;
+  std::string consistency_reason;
   double scan_us = 0;  // of the slowest lane, while it collected or looked; or of the reset
   double freezing_us = 0;
   double frozen_us = 0;
@@ -156,8 +163,8 @@ class DumpSession {
   TrackerAttached lane_track();
   // Makes a round and looks what there is to be taken, the target running; nothing is looked at
   // before a final round. What a round that failed had collected is owed to the next. `copy`: pages
-  // of this round are copied while the target is frozen and written afterwards; about `copy_pages`
-  // are expected. Returns the number of the round.
+  // of this round are copied while the target is frozen and written afterwards, or come from a twin
+  // if the options allow that; about `copy_pages` are expected. Returns the number of the round.
   size_t control_prepare(RoundKind kind, std::vector<SurveyItem>* items, bool copy = false,
                          uint64_t copy_pages = 0);
   // For each of the rounds [first, last]: waits until all lanes and drains stand at its gate, and
@@ -187,6 +194,7 @@ class DumpSession {
     Round(size_t lane_count, size_t drain_count)
         : exchange(lane_count, drain_count), shards(drain_count), lanes(lane_count) {}
     RoundWork work;
+    Twinning twinning;
     std::vector<PageRange> shares;
     Exchange exchange;
     std::vector<std::unique_ptr<ShardFile>> shards;
@@ -212,7 +220,11 @@ class DumpSession {
   void capture_live(Round* round);
   void reset_frozen(Round* round);
   void settle_live(Round* round);
-  void capture_frozen(Round* round, const PageRanges& owed, After after);
+  void capture_frozen(Round* round, const Round* live, After after);
+  void measure_costs(const CapturePlan& plan);
+  void prepare_twin(Round* round);
+  void note_consistency(Round* round) const;
+  void note_drain_rate(const Round& round);
   void require_same_program() const;
   PageRanges pages_in_parent(const Round& round) const;
   std::vector<uint64_t> scratches() const;
@@ -229,7 +241,9 @@ class DumpSession {
   std::unique_ptr<Freeze> freeze_;  // belongs to the tracer task
   std::unique_ptr<Tracker> tracker_;
   std::vector<std::unique_ptr<Lane>> lanes_;
-  bool moving_pages_matter_ = false;  // to the file system
+  bool moving_pages_matter_ = false;               // to the file system
+  double drain_us_ = ConsistencyCosts{}.drain_us;  // of a page, with all drains, when last seen
+  std::optional<uint64_t> huge_pages_;             // in units of 4 KiB; when first looked
 
   PageRanges chain_;                // pages that are in the rounds so far
   PageRanges owed_;                 // pages that were collected and are in none

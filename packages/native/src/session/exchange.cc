@@ -107,6 +107,23 @@ void Exchange::wait_drains(bool frozen) {
   wait_while_moving(frozen, [&] { return drains_done_ == drains_; });
 }
 
+bool Exchange::reach(Mark mark) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const size_t count = ++marks_.at(static_cast<size_t>(mark));
+  ++moves_;
+  progress_.notify_all();
+  return count == lanes_;
+}
+
+void Exchange::wait_mark(Mark mark) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  wait(&lock, &progress_, [&] { return marks_.at(static_cast<size_t>(mark)) > 0; });
+}
+
+void Exchange::wait_secured() {
+  wait_while_moving(true, [&] { return marks_.at(static_cast<size_t>(Mark::kSecured)) == lanes_; });
+}
+
 Slot* Exchange::take_empty(size_t lane) {
   std::unique_lock<std::mutex> lock(mutex_);
   if (empty_[lane].empty() && !drains_open_) {

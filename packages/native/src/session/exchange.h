@@ -7,6 +7,7 @@
 // A failure anywhere ends everybody's waiting with CANCELLED.
 #pragma once
 
+#include <array>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -16,6 +17,15 @@
 #include "pipe/slot.h"
 
 namespace sluice {
+
+// Where a round that may make a twin stands under freeze, in this order.
+enum class Mark {
+  kLooked,     // each lane: it knows what is to be taken
+  kChosen,     // once: whether a twin is to be made
+  kTwinTried,  // once: there is one, or there is none
+  kSecured,    // each lane: it has all for which the target must stand still
+  kThawed,     // once, if there is a twin
+};
 
 class Exchange {
  public:
@@ -33,6 +43,14 @@ class Exchange {
   void wait_ready(bool drains_too = true);
   void lane_wait_gate();
   void drain_wait_gate();
+
+  // ---- rounds that may make a twin
+  // True for the last of the lanes, for a mark that each of them comes to.
+  bool reach(Mark mark);
+  // Waits until one has come there.
+  void wait_mark(Mark mark);
+  // Waits until all lanes have. Throws as wait_lanes of a frozen target.
+  void wait_secured();
 
   // ---- control, after the gate
   // The drains' gate can be left shut, since what they do is not in a hurry while pages are copied;
@@ -84,6 +102,7 @@ class Exchange {
   size_t drains_ready_ = 0;
   size_t lanes_done_ = 0;
   size_t drains_done_ = 0;
+  std::array<size_t, static_cast<size_t>(Mark::kThawed) + 1> marks_{};
   bool lanes_open_ = false;
   bool drains_open_ = false;
   bool over_ = false;

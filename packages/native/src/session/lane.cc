@@ -159,7 +159,14 @@ void Lane::capture(const RoundWork& work, const PageRange& share, Slots slots, E
       exchange->lane_wait_gate();
       feed_share(work, share, exchange);
     });
+    if (work.twinning != nullptr && work.twinning->twin) {
+      tracer_->run([&] { feed_from_twin(*work.twinning->twin, exchange); });
+    }
     exchange->lane_done();
+    if (twin_) {
+      exchange->wait_lanes(false);
+      end_twin();
+    }
     if (slots != Slots::kFirstHalf || slots_.size() == 1) {
       // The next round may begin at once, and uses the same slots.
       exchange->wait_empty(options_.index);
@@ -167,6 +174,7 @@ void Lane::capture(const RoundWork& work, const PageRange& share, Slots slots, E
   } catch (...) {
     failed_ = true;
     exchange->fail();
+    end_twin();
     throw;
   }
 }
@@ -179,31 +187,14 @@ void Lane::feed_share(const RoundWork& work, PageRange share, Exchange* exchange
     ordinary = std::make_unique<VmspliceFeed>(helper_.get());
   }
   ForcedFeed forced(memory_.get());
-  const auto give = [&](Slot* slot) {
-    pages_captured_.fetch_add(slot->bytes / kPageBytes, std::memory_order_relaxed);
-    exchange->give_filled(slot);
-  };
-  Chunker chunker(
-      options_.pid, ordinary.get(), &forced, [&] { return exchange->take_empty(options_.index); },
-      give, [&](PageRange page) { append_range(&round_->left_out, page); });
-  for (const CaptureItem& item : work.plan.items) {
-    const PageRange part = intersect(item.range, share);
-    if (part.empty()) {
-      continue;
-    }
-    if (work.kind == RoundKind::kFinal && item.trackable) {
-      look(part, item, work.owed, &chunker);
-    } else if (work.kind != RoundKind::kLive) {
-      take_all(part, item, &chunker);
-    } else if (item.constant) {
-      append_range(&round_->collected, part);
-      take_all(part, item, &chunker);
-    } else if (item.trackable) {
-      for (const PageRange& range : subtracted({part}, work.owed)) {
-        collect(range, Wanted::kWritten, item, &chunker);
-      }
-      for (const PageRange& range : intersected({part}, work.owed)) {
-        collect(range, Wanted::kAll, item, &chunker);
+  Chunker chunker = chunker_of(options_.pid, ordinary.get(), &forced, exchange);
+  if (work.twinning != nullptr) {
+    feed_deferring(work, share, exchange, &chunker);
+  } else {
+    for (const CaptureItem& item : work.plan.items) {
+      const PageRange part = intersect(item.range, share);
+      if (!part.empty()) {
+        feed_item(work, part, item, &chunker);
       }
     }
   }
@@ -212,15 +203,56 @@ void Lane::feed_share(const RoundWork& work, PageRange share, Exchange* exchange
   if (helper_ && options_.index == 0 && work.kind != RoundKind::kLive) {
     round_->program_break = program_break(helper_.get());
   }
+  if (work.twinning != nullptr) {
+    exchange->reach(Mark::kSecured);
+  }
 }
 
-void Lane::take_all(PageRange range, const CaptureItem& item, Chunker* chunker) {
+Chunker Lane::chunker_of(pid_t pid, Feed* ordinary, Feed* forced, Exchange* exchange) {
+  const auto give = [this, exchange](Slot* slot) {
+    pages_captured_.fetch_add(slot->bytes / kPageBytes, std::memory_order_relaxed);
+    exchange->give_filled(slot);
+  };
+  return Chunker(
+      pid, ordinary, forced, [this, exchange] { return exchange->take_empty(options_.index); },
+      give, [this](PageRange page) { append_range(&round_->left_out, page); });
+}
+
+void Lane::feed_item(const RoundWork& work, PageRange part, const CaptureItem& item,
+                     Chunker* chunker) {
+  const auto take = [&](PageRange run) { chunker->add(run, item.forced); };
+  if (work.kind != RoundKind::kLive) {
+    take_tracked(work, part, item, take);
+  } else if (item.constant) {
+    append_range(&round_->collected, part);
+    take_all(part, item, take);
+  } else if (item.trackable) {
+    for (const PageRange& range : subtracted({part}, work.owed)) {
+      collect(range, Wanted::kWritten, item, chunker);
+    }
+    for (const PageRange& range : intersected({part}, work.owed)) {
+      collect(range, Wanted::kAll, item, chunker);
+    }
+  }
+}
+
+// Under freeze: what the tracker tells, where it can tell.
+void Lane::take_tracked(const RoundWork& work, PageRange part, const CaptureItem& item,
+                        const Take& take) {
+  if (work.kind == RoundKind::kFinal && item.trackable) {
+    look(part, item, work.owed, take);
+  } else {
+    take_all(part, item, take);
+  }
+}
+
+void Lane::take_all(PageRange range, const CaptureItem& item, const Take& take) {
   if (!item.filter) {
-    chunker->add(range, item.forced);
+    take(range);
     return;
   }
   scan_->scan(range, *item.filter, [&](PageRange run) {
-    chunker->add(run, item.forced);
+    take(run);
     return true;
   });
 }
@@ -244,9 +276,9 @@ void Lane::collect(PageRange range, Wanted wanted, const CaptureItem& item, Chun
 }
 
 void Lane::look(PageRange range, const CaptureItem& item, const PageRanges& owed,
-                Chunker* chunker) {
+                const Take& take) {
   for (const PageRange& part : intersected({range}, owed)) {
-    take_all(part, item, chunker);
+    take_all(part, item, take);
   }
   for (const PageRange& part : subtracted({range}, owed)) {
     const auto start = Clock::now();
@@ -254,12 +286,12 @@ void Lane::look(PageRange range, const CaptureItem& item, const PageRanges& owed
     const bool watched = tracker_scan_->look(part, *item.filter, &round_->look);
     round_->scan_us += microseconds_since(start);
     if (!watched) {
-      take_all(part, item, chunker);
+      take_all(part, item, take);
       continue;
     }
     round_->looked.push_back(part);
     for (size_t i = before; i < round_->look.written.size(); ++i) {
-      chunker->add(round_->look.written[i], item.forced);
+      take(round_->look.written[i]);
     }
   }
 }

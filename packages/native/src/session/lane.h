@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -18,6 +19,7 @@
 #include "pipe/feed.h"
 #include "pipe/slot.h"
 #include "session/exchange.h"
+#include "session/twinning.h"
 #include "target/helper_remote.h"
 #include "target/helper_state_remote.h"
 #include "target/target_handle.h"
@@ -69,6 +71,10 @@ struct RoundWork {
   bool copy = false;
   // Of one lane, as far as can be foreseen: room for them is made before the freeze.
   uint64_t copy_bytes = 0;
+  // With `copy`, of a round that may make a twin.
+  Twinning* twinning = nullptr;
+  // To be copied under freeze in any case: the kernel writes there past page tables.
+  PageRanges pinned;
 };
 
 // What became of the pages of a lane's share.
@@ -109,6 +115,7 @@ class Lane {
   void detach();
 
   const std::vector<HelperRemains>& remains() const { return remains_; }
+  bool has_helper() const { return helper_ != nullptr; }
   // Of the target, when the helper of the first lane was started; nullopt without one.
   const std::optional<std::vector<SignalAction>>& signal_actions() const { return signal_actions_; }
   // 0 without a helper.
@@ -116,14 +123,31 @@ class Lane {
   uint64_t pages_captured() const { return pages_captured_.load(std::memory_order_relaxed); }
 
  private:
+  // Pages of one item that are taken when it is known how.
+  struct Deferred {
+    PageFilter filter;
+    bool forced;
+    PageRanges runs;
+  };
+  using Take = std::function<void(PageRange)>;
+
   bool uses_vmsplice() const;
   std::span<const std::unique_ptr<Slot>> part(Slots slots) const;
   void start_helper(LaneAttached* attached);
   void make_slots();
+  Chunker chunker_of(pid_t pid, Feed* ordinary, Feed* forced, Exchange* exchange);
   void feed_share(const RoundWork& work, PageRange share, Exchange* exchange);
-  void take_all(PageRange range, const CaptureItem& item, Chunker* chunker);
+  void feed_item(const RoundWork& work, PageRange part, const CaptureItem& item, Chunker* chunker);
+  void take_all(PageRange range, const CaptureItem& item, const Take& take);
+  void take_tracked(const RoundWork& work, PageRange part, const CaptureItem& item,
+                    const Take& take);
   void collect(PageRange range, Wanted wanted, const CaptureItem& item, Chunker* chunker);
-  void look(PageRange range, const CaptureItem& item, const PageRanges& owed, Chunker* chunker);
+  void look(PageRange range, const CaptureItem& item, const PageRanges& owed, const Take& take);
+  void feed_deferring(const RoundWork& work, PageRange share, Exchange* exchange, Chunker* chunker);
+  void defer(const RoundWork& work, PageRange share, Exchange* exchange);
+  void make_twin(Twinning* twinning);
+  void feed_from_twin(const Twin& twin, Exchange* exchange);
+  void end_twin();
 
   LaneOptions options_;
   std::unique_ptr<TracerTask> tracer_;
@@ -134,6 +158,8 @@ class Lane {
   std::vector<HelperRemains> remains_;
   std::optional<std::vector<SignalAction>> signal_actions_;
   std::unique_ptr<TrackerScan> tracker_scan_;
+  std::vector<Deferred> deferred_;
+  std::shared_ptr<Twin> twin_;  // of lane 0, while it lives
   LaneRound* round_ = nullptr;
   bool copies_ = false;  // pages of this round, instead of referring to them
   bool failed_ = false;  // so that something may be left in the pipes

@@ -138,6 +138,7 @@ size_t DumpSession::control_prepare(RoundKind kind, std::vector<SurveyItem>* ite
   round->work.copy_bytes = copy_pages * kPageBytes / options_.lanes;
   set_cuts(number, std::vector<uint64_t>(options_.lanes - 1, kAddressSpaceEnd));
   if (kind == RoundKind::kFinal) {
+    prepare_twin(round);
     rings_ = list_rings(options_.pid);
     return number;
   }
@@ -159,6 +160,15 @@ size_t DumpSession::control_prepare(RoundKind kind, std::vector<SurveyItem>* ite
   }
   for (const CaptureItem& item : round->work.plan.items) {
     add_to_survey(*round, item, pages.get(), written.get(), items);
+  }
+  measure_costs(round->work.plan);
+  prepare_twin(round);
+  if (kind == RoundKind::kWhole && copy) {
+    for (const SurveyItem& item : *items) {
+      copy_pages += item.pages;
+    }
+    const bool twin = choose_consistency(round->twinning.costs, copy_pages).twin;
+    round->work.copy_bytes = twin ? 0 : copy_pages * kPageBytes / options_.lanes;
   }
   return number;
 }
@@ -203,7 +213,7 @@ void DumpSession::control_capture(size_t first, size_t last, After after) {
         } else {
           // The drains may still be busy with the round before: the freeze need not wait for that.
           round->exchange.wait_ready(live == nullptr);
-          capture_frozen(round, live != nullptr ? live->owed : owed_, after);
+          capture_frozen(round, live, after);
         }
       }
       if (live != nullptr) {
@@ -256,6 +266,7 @@ std::unique_ptr<Freeze> DumpSession::freeze_target(Exchange* exchange) {
 void DumpSession::settle_live(Round* round) {
   round->exchange.wait_drains(false);
   round->result.memwrite_us = microseconds_since(round->opened);
+  note_drain_rate(*round);
   chain_ = std::move(round->chain);
   if (options_.hand_over) {
     round->result.covered = chain_;
@@ -264,17 +275,25 @@ void DumpSession::settle_live(Round* round) {
   round->owes = false;
 }
 
-void DumpSession::capture_frozen(Round* round, const PageRanges& owed, After after) {
+// `live`: the round right before it, which is not settled yet.
+void DumpSession::capture_frozen(Round* round, const Round* live, After after) {
+  const PageRanges& owed = live != nullptr ? live->owed : owed_;
   Exchange* const exchange = &round->exchange;
   RoundWork* const work = &round->work;
   RoundResult* const result = &round->result;
+  if (work->twinning != nullptr) {
+    // A round right behind a live one has half of the slots.
+    const uint64_t slots_bytes = options_.budget_bytes / (live != nullptr ? 2 : 1);
+    round->twinning.costs.room_pages = slots_bytes / kPageBytes;
+  }
   auto freeze = freeze_target(exchange);
   const bool goes_on = after == After::kResume;
   const bool goes_on_early = goes_on && work->copy;  // before the drains are done
   std::optional<Urgent> urgent(std::in_place, goes_on_early);
   require_same_program();
   // What the kernel may have written past the page tables is taken whatever the tracker says.
-  work->owed = rings_.empty() ? owed : united(owed, registered_buffers(options_.pid, rings_));
+  work->pinned = rings_.empty() ? PageRanges{} : registered_buffers(options_.pid, rings_);
+  work->owed = united(owed, work->pinned);
   work->plan = make_plan(options_.pid, &files_, scratches());
   const auto opened = Clock::now();
   exchange->open_gate(!goes_on_early);
@@ -282,7 +301,11 @@ void DumpSession::capture_frozen(Round* round, const PageRanges& owed, After aft
   if (auto state = read_process_state(options_.pid)) {
     result->process.emplace().state = std::move(*state);
   }
-  exchange->wait_lanes(true);
+  if (work->twinning != nullptr) {
+    exchange->wait_secured();
+  } else {
+    exchange->wait_lanes(true);
+  }
   result->memdump_us = microseconds_since(opened);
   const auto thaw = [&] {
     freeze->thaw();
@@ -295,6 +318,7 @@ void DumpSession::capture_frozen(Round* round, const PageRanges& owed, After aft
   };
   if (goes_on_early) {
     thaw();
+    exchange->reach(Mark::kThawed);
     exchange->open_gate();
     urgent.reset();
     read_files();
@@ -309,6 +333,7 @@ void DumpSession::capture_frozen(Round* round, const PageRanges& owed, After aft
   }
   result->freezing_us = freeze->freezing_us();
   result->frozen_us = freeze->frozen_us();
+  note_consistency(round);
   if (!goes_on) {
     freeze_ = std::move(freeze);
   }

@@ -44,6 +44,9 @@ static_assert(kIovecOffset + kMostIovecs * sizeof(iovec) <= kResultOffset);
 // Memory of the target and nothing else (sharing its file system state would make its setns(2)
 // fail); no signal to anyone when it ends, so that the target's own wait(2) does not see it.
 constexpr uint64_t kCloneFlags = CLONE_VM;
+// Memory of its own. A child of the target and not of the helper, so that its zombie can be found
+// and reaped like the helper's whoever dies first: an orphan would go to whatever init there is.
+constexpr uint64_t kTwinFlags = CLONE_PARENT;
 
 constexpr std::chrono::seconds kStartLimit{5};
 constexpr rlim_t kMostDescriptors = 1024;
@@ -159,7 +162,9 @@ void Helper::secure(bool filtered) {
     wait_for(Stop::kSyscall, deadline);
   }
   steps::at(steps::Step::kHelperNamed);
-  const long options = PTRACE_O_EXITKILL | (filtered ? abi::kPtraceSuspendSeccomp : 0L);
+  // A child that it makes is attached with the same options, so that it never runs unobserved.
+  const long options =
+      PTRACE_O_EXITKILL | PTRACE_O_TRACECLONE | (filtered ? abi::kPtraceSuspendSeccomp : 0L);
   if (!tracee_.set_options(options)) {
     throw Error("INJECTION", memory_.pid(), "ptrace", EPERM, "the helper cannot be secured");
   }
@@ -222,20 +227,40 @@ int64_t Helper::call(const arch::Call& call) {
   return fault.errnum != 0 ? -fault.errnum : make(call);
 }
 
-int64_t Helper::make(const arch::Call& call) {
+int64_t Helper::make(const arch::Call& call, pid_t* cloned) {
   if (!tracee_.set_registers(
           arch::registers_for_call(registers_, gadgets_, call, scratch_ + kFrameOffset))) {
     return -ESRCH;
   }
   do {
     tracee_.single_step();
-    if (tracee_.wait_blocking() == Stop::kGone) {
+    const Stop stop = tracee_.wait_blocking();
+    if (stop == Stop::kGone) {
       return -ESRCH;
+    }
+    if (stop == Stop::kClone && cloned != nullptr) {
+      *cloned = static_cast<pid_t>(tracee_.event_message());
+      steps::at(steps::Step::kTwinCloned);
     }
     // SIGTRAP of the step itself; a stop by job control comes before it, and means step again.
   } while (tracee_.take_signal() != SIGTRAP);
   arch::Registers after{};
   return tracee_.get_registers(&after) ? arch::call_result(after) : -ESRCH;
+}
+
+int64_t Helper::clone_twin() {
+  const sys::RemoteFault fault = sys::remote_fault(SYS_clone);
+  if (fault.errnum != 0) {
+    return -fault.errnum;
+  }
+  pid_t pid = 0;
+  const int64_t result = make(make_call(SYS_clone, {kTwinFlags}), &pid);
+  // The event names the child in our pid namespace; the call's result does so in the target's.
+  return pid != 0 ? pid : result;
+}
+
+arch::Registers Helper::exit_registers() const {
+  return arch::registers_for_exit(registers_, gadgets_, scratch_ + kFrameOffset);
 }
 
 int64_t Helper::vmsplice(int helper_fd, std::span<const iovec> pages) {
@@ -308,7 +333,7 @@ HelperRemains Helper::end() {
 // It ends by a call of its own: killing a task of another user may not be allowed.
 void Helper::leave() {
   if (tracee_.stopped()) {
-    tracee_.set_registers(arch::registers_for_exit(registers_, gadgets_, scratch_ + kFrameOffset));
+    tracee_.set_registers(exit_registers());
     tracee_.resume();
   }
   const Deadline deadline = Clock::now() + kStartLimit;

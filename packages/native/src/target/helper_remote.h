@@ -77,13 +77,19 @@ class Helper {
   // A userfaultfd(2) of the target's address space, which the helper does not keep. It serves page
   // faults of user mode only, which everybody may have. Throws INJECTION.
   ScopedFd make_userfaultfd();
+  // Makes a process with a copy-on-write copy of the target's memory (the twin): stopped before its
+  // first instruction, attached to this tracer, and killed with it. It is a child of the target as
+  // the helper is, and as little heard of. Returns its pid, or the negative errno.
+  int64_t clone_twin();
+  // With these a task whose registers those of the helper are ends.
+  arch::Registers exit_registers() const;
   // Unmaps its scratch and ends it. What then remains is a zombie child of the target.
   HelperRemains end();
 
  private:
   Helper(pid_t pid, const TargetMemory& memory, const arch::Gadgets& gadgets, RemotePtr scratch,
          const arch::Registers& registers);
-  int64_t make(const arch::Call& call);
+  int64_t make(const arch::Call& call, pid_t* cloned = nullptr);
   void secure(bool filtered);
   void wait_for(Stop wanted, Deadline deadline);
   void set_up();

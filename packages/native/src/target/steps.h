@@ -20,6 +20,10 @@ enum class Step {
   kHelperNamed,     // the helper has its name
   kHelperSecured,   // PTRACE_O_EXITKILL is set
   kHelperReady,     // the helper has nothing of the target's any more
+  kTwinCloned,      // the twin exists, and the helper stands in the call that made it
+  kTwinSecured,     // the twin is known to stand still
+  kTwinCaptured,    // the twin is about to be ended
+  kTwinEnded,       // the twin is a zombie
 };
 
 inline std::atomic<void (*)(Step)> g_hook{nullptr};
