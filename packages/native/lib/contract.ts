@@ -154,7 +154,7 @@ export interface CapturedState {
   umask: number;
   workingDirectory: string;
   root: string;
-  /** For information: read after the freeze, at most 65,536, ascending. */
+  /** At most 65,536, ascending; those after the first 512 as they were right after the freeze. */
   descriptors: { descriptor: number; path: string; position: bigint; flags: number }[];
 }
 
