@@ -302,7 +302,13 @@ export interface NativeRestoreOptions {
   startTimeTicks: bigint;
   /** Ascending, not overlapping. */
   vmas: WantedVma[];
-  threads: Pick<CapturedThread, 'tid' | 'registers'>[];
+  threads: CapturedThread[];
+  signalActions: CapturedState['signalActions'];
+  ignoredSignals: bigint;
+  /** Ascending. */
+  descriptors: CapturedState['descriptors'];
+  /** Even where other processes would see shared memory change. */
+  force: boolean;
   /** Start and end by turns, ascending, not overlapping: pages that the image holds. */
   stored: BigUint64Array;
   /** The same: pages that the image could not read. */
@@ -383,6 +389,11 @@ export interface Addon {
   kernelFacts(dir: string): KernelFacts;
   targetFacts(pid: number): TargetFacts;
   readMaps(pid: number): NativeVma[];
+  /**
+   * What can be read of a live process at any time, so without programBreak, signalActions, descriptors
+   * and auxiliaryVector; null if it is gone.
+   */
+  processState(pid: number): CapturedState | null;
   /** CRC32C (Castagnoli) of the bytes, continuing from `seed` (0 to start). */
   crc32c(bytes: Uint8Array, seed: number): number;
   /** CRC32C per piece of `pieceBytes` of the first `bytes` of a file. Blocks. */
@@ -467,6 +478,11 @@ export interface Addon {
   restoreApply(restore: number): void;
   /** Blocks. Writes the bytes of `ranges` (start and end by turns), which follow one another in `bytes`. */
   restoreWrite(restore: number, ranges: BigUint64Array, bytes: Uint8Array): void;
+  /**
+   * Blocks. After all is written: puts files back to where they stood and gives threads their
+   * registers. ERR_SLUICE_RESTORE_INCOMPLETE.
+   */
+  restoreFinish(restore: number): void;
   /** Blocks. */
   restoreThaw(restore: number): void;
   /** Blocks. Ends the helper, and the freeze if there is one; always to be called. Returns warnings. */
