@@ -34,10 +34,14 @@ TEST(process_state_limits) {
 
 TEST(process_state_files) {
   Child child([] { CHECK_EQ(::chdir("/proc"), 0); });
-  const ProcessFiles files = read_process_files(child.pid());
+  ProcessFiles files = read_process_files(child.pid(), 1);
   CHECK_EQ(files.working_directory, "/proc");
   CHECK_EQ(files.root, "/");
-  CHECK(!files.descriptors.empty());
+  CHECK_EQ(files.descriptors.size(), size_t{1});
+  const size_t all = read_process_files(child.pid(), 1000).descriptors.size();
+  CHECK(all > 1);
+  add_descriptors(child.pid(), &files);
+  CHECK_EQ(files.descriptors.size(), all);
 }
 
 TEST(process_state_gone) {
@@ -45,7 +49,7 @@ TEST(process_state_gone) {
   const pid_t pid = child.pid();
   child.end();
   CHECK(!read_process_state(pid));
-  const ProcessFiles files = read_process_files(pid);
+  const ProcessFiles files = read_process_files(pid, 1000);
   CHECK(files.working_directory.empty());
   CHECK(files.root.empty());
   CHECK(files.descriptors.empty());

@@ -62,9 +62,17 @@ std::optional<ProcessState> read_process_state(pid_t pid) {
   }
 }
 
-ProcessFiles read_process_files(pid_t pid) {
-  return {link_if_readable(pid, "cwd"), link_if_readable(pid, "root"),
-          list_descriptors(pid, kMostDescriptors)};
+ProcessFiles read_process_files(pid_t pid, size_t most) {
+  return {link_if_readable(pid, "cwd"), link_if_readable(pid, "root"), list_descriptors(pid, most)};
+}
+
+void add_descriptors(pid_t pid, ProcessFiles* files) {
+  std::vector<OpenDescriptor>& known = files->descriptors;
+  for (OpenDescriptor& open : list_descriptors(pid, kMostDescriptors)) {
+    if (known.empty() || open.descriptor > known.back().descriptor) {
+      known.push_back(std::move(open));
+    }
+  }
 }
 
 }  // namespace sluice

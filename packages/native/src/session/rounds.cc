@@ -16,6 +16,8 @@ namespace {
 
 // Pages after which the survey closes an item: fine enough to cut the address space evenly.
 constexpr uint64_t kPagesPerItem = 1024;
+// What looking at so many takes, 2 to 3 ms, is worth that files are where the memory has them.
+constexpr size_t kMostFrozenDescriptors = 512;
 
 constexpr char kUnreadable[] =
     "could not be read: a guard page, device memory, or memory with a hardware error";
@@ -300,6 +302,8 @@ void DumpSession::capture_frozen(Round* round, const Round* live, After after) {
   result->threads = freeze->thread_states();
   if (auto state = read_process_state(options_.pid)) {
     result->process.emplace().state = std::move(*state);
+    // While lanes are at work as well. Where files stand belongs to the memory.
+    result->process->files = read_process_files(options_.pid, kMostFrozenDescriptors);
   }
   if (work->twinning != nullptr) {
     exchange->wait_secured();
@@ -311,9 +315,9 @@ void DumpSession::capture_frozen(Round* round, const Round* live, After after) {
     freeze->thaw();
     frozen_.store(false, std::memory_order_relaxed);
   };
-  const auto read_files = [&] {
-    if (result->process) {
-      result->process->files = read_process_files(options_.pid);
+  const auto read_further_files = [&] {
+    if (result->process && result->process->files.descriptors.size() == kMostFrozenDescriptors) {
+      add_descriptors(options_.pid, &result->process->files);
     }
   };
   if (goes_on_early) {
@@ -321,7 +325,7 @@ void DumpSession::capture_frozen(Round* round, const Round* live, After after) {
     exchange->reach(Mark::kThawed);
     exchange->open_gate();
     urgent.reset();
-    read_files();
+    read_further_files();
   }
   exchange->wait_drains(frozen_);
   result->memwrite_us = microseconds_since(opened);
@@ -329,7 +333,7 @@ void DumpSession::capture_frozen(Round* round, const Round* live, After after) {
     thaw();
   }
   if (!goes_on_early) {
-    read_files();
+    read_further_files();
   }
   result->freezing_us = freeze->freezing_us();
   result->frozen_us = freeze->frozen_us();
