@@ -86,25 +86,19 @@ export async function consistency(bench: Bench): Promise<Figure> {
 }
 
 async function sample(bench: Bench, target: BenchTarget, way: Way): Promise<Sample> {
-  let made: { frozenUs?: number; consistency: string; finalUs: number } | undefined;
+  let made: Omit<Sample, 'seenUs'> = { frozenUs: undefined, consistency: '' };
+  let beganUs = 0;
   const { stops } = await target.watch(async () => {
-    const finalUs = clockUs();
     await sleep(UNDISTURBED_MS);
+    beganUs = clockUs();
     if (way === 'gcore') {
       await bench.gcore(target);
-      made = { consistency: '', finalUs };
       return;
     }
-    const { result, startUs } = await bench.dump(target, { checksum: 'none', ...DUMPS[way] });
-    const final = at(result.rounds, -1);
-    const { frozen_time: frozenUs } = result;
-    made = { frozenUs, consistency: result.consistency, finalUs: startUs + final.start_time };
+    const { result } = await bench.dump(target, { checksum: 'none', ...DUMPS[way] });
+    made = { frozenUs: result.frozen_time, consistency: result.consistency };
   });
-  if (made === undefined) throw new Error('no dump was made');
-  const { frozenUs, finalUs, consistency: by } = made;
-  // The freeze, and not a stop before it.
-  const after = stops.filter(({ fromUs, us }) => fromUs + us > finalUs);
-  return { seenUs: longest(after).seenUs, frozenUs, consistency: by };
+  return { seenUs: longest(stops.filter(({ fromUs }) => fromUs > beganUs)).seenUs, ...made };
 }
 
 function rowOf(share: string, way: Way, samples: Sample[]): string[] {
