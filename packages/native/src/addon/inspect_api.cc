@@ -69,7 +69,7 @@ Napi::Value process_state_js(const Napi::CallbackInfo& info) {
     std::optional<CapturedProcess> process;
     if (auto state = read_process_state(pid)) {
       process.emplace().state = std::move(*state);
-      process->files = read_process_files(pid, 0);
+      process->files = read_process_files(pid, {});
     }
     return state_to_js(env, process);
   });

@@ -16,7 +16,7 @@ namespace {
 
 // Pages after which the survey closes an item: fine enough to cut the address space evenly.
 constexpr uint64_t kPagesPerItem = 1024;
-// What looking at so many takes, 2 to 3 ms, is worth that files are where the memory has them.
+// Looking at so many takes 2 to 3 ms.
 constexpr size_t kMostFrozenDescriptors = 512;
 
 constexpr char kUnreadable[] =
@@ -139,6 +139,9 @@ size_t DumpSession::control_prepare(RoundKind kind, std::vector<SurveyItem>* ite
   round->work.copy = copy;
   round->work.copy_bytes = copy_pages * kPageBytes / options_.lanes;
   set_cuts(number, std::vector<uint64_t>(options_.lanes - 1, kAddressSpaceEnd));
+  if (kind != RoundKind::kLive) {
+    open_files_ = descriptors_of_files(options_.pid, kMostFrozenDescriptors);
+  }
   if (kind == RoundKind::kFinal) {
     prepare_twin(round);
     rings_ = list_rings(options_.pid);
@@ -303,7 +306,7 @@ void DumpSession::capture_frozen(Round* round, const Round* live, After after) {
   if (auto state = read_process_state(options_.pid)) {
     result->process.emplace().state = std::move(*state);
     // While lanes are at work as well. Where files stand belongs to the memory.
-    result->process->files = read_process_files(options_.pid, kMostFrozenDescriptors);
+    result->process->files = read_process_files(options_.pid, open_files_);
   }
   if (work->twinning != nullptr) {
     exchange->wait_secured();
@@ -315,8 +318,8 @@ void DumpSession::capture_frozen(Round* round, const Round* live, After after) {
     freeze->thaw();
     frozen_.store(false, std::memory_order_relaxed);
   };
-  const auto read_further_files = [&] {
-    if (result->process && result->process->files.descriptors.size() == kMostFrozenDescriptors) {
+  const auto read_other_descriptors = [&] {
+    if (result->process) {
       add_descriptors(options_.pid, &result->process->files);
     }
   };
@@ -325,7 +328,7 @@ void DumpSession::capture_frozen(Round* round, const Round* live, After after) {
     exchange->reach(Mark::kThawed);
     exchange->open_gate();
     urgent.reset();
-    read_further_files();
+    read_other_descriptors();
   }
   exchange->wait_drains(frozen_);
   result->memwrite_us = microseconds_since(opened);
@@ -333,7 +336,7 @@ void DumpSession::capture_frozen(Round* round, const Round* live, After after) {
     thaw();
   }
   if (!goes_on_early) {
-    read_further_files();
+    read_other_descriptors();
   }
   result->freezing_us = freeze->freezing_us();
   result->frozen_us = freeze->frozen_us();
