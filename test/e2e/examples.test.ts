@@ -101,3 +101,17 @@ it('reads a variable out of an image', async () => {
   expect(stdout.toString()).toMatch(/^The image says: {3}visit 3, by Barbara/m);
   expect(readdirSync(dir.path)).toEqual([]);
 });
+
+it('takes a program back ten times, to the same result', async () => {
+  await using dir = new TempDir();
+  const { status, stdout, stderr } = await runExample(dir, 'rollback');
+  const text = stdout.toString();
+  expect({ status, stderr }, text).toEqual({ status: 0, stderr: '' });
+  const result = /^Undisturbed: .* (\S+)$/m.exec(text)?.[1] ?? '';
+  expect(text.match(/^Rolled back .*/gm)).toEqual(
+    Array.from({ length: 10 }, (_, time) =>
+      expect.stringMatching(`^Rolled back ${time + 1}: .* about ${result}, from \\d+ % on`),
+    ),
+  );
+  expect(readdirSync(dir.path)).toEqual([]);
+});

@@ -1,9 +1,10 @@
 // Memory that changes on command, for restores. Usage: restorable DIRECTORY [THREADS]
 //
-//   change       writes, maps, unmaps, protects, locks, grows and shrinks whatever is there
+//   change       writes, maps, unmaps, protects, locks, grows and shrinks whatever is there, and
+//                ignores a signal
 //   mix SEED     a random schedule of the same in an arena of its own
 //   drop NAME    unmaps one of: shared memfd deleted
-//   sleep        the first thread waits elsewhere from now on, until SIGUSR1
+//   sleep        the first thread waits elsewhere from now on
 //   thread       starts another thread
 //   replace      changes the file of a private mapping
 //
@@ -189,6 +190,7 @@ static void change(bool heap_grows) {
   const size_t bytes = kPages * kPage;
   const size_t half = bytes / 2;
   g_seed = kSeedNow;
+  signal(SIGUSR1, SIG_IGN);
   fill(g_at[PLAIN], half, 0, kSeedNow);
   mprotect(g_at[PLAIN] + half, half, PROT_NONE);
   mprotect(g_at[CONST], bytes, PROT_READ | PROT_WRITE);
@@ -302,14 +304,11 @@ static void start_thread(void) {
   }
 }
 
-static void woken(int signal) { (void)signal; }
-
 int main(int argc, char** argv) {
   if (argc < 2 || pipe(g_pipe) != 0) {
     return 1;
   }
   g_dir = argv[1];
-  signal(SIGUSR1, woken);
   // All that stdio and malloc set up at their first use.
   static char input[4096];
   static char output[4096];

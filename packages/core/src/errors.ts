@@ -170,11 +170,12 @@ export const ERRORS = {
   ERR_SLUICE_RESTORE_MISMATCH: {
     summary:
       'The process is not the one of the image, or differs in what a restore cannot bring back.',
-    advice: 'The message names what differs. Nothing in the process was changed.',
+    advice:
+      'The message names what differs. Nothing in the process was changed. Memory that other processes share is restored with the option `force` (`--force`).',
   },
   ERR_SLUICE_RESTORE_INCOMPLETE: {
     summary:
-      'A restore failed after it had begun to change the process, whose memory is a mixture now.',
+      'A restore failed after it had begun to change the process, which is a mixture of now and then.',
     advice:
       'Restore once more when the cause, which the message names, is gone, or end the process.',
   },

@@ -157,7 +157,7 @@ export interface CapturedState {
   umask: number;
   workingDirectory: string;
   root: string;
-  /** For information: read after the freeze, at most 65,536, ascending. */
+  /** At most 65,536, ascending; those after the first 512 as they were right after the freeze. */
   descriptors: { descriptor: number; path: string; position: bigint; flags: number }[];
 }
 
@@ -311,7 +311,13 @@ export interface NativeRestoreOptions {
   startTimeTicks: bigint;
   /** Ascending, not overlapping. */
   vmas: WantedVma[];
-  threads: Pick<CapturedThread, 'tid' | 'registers'>[];
+  threads: CapturedThread[];
+  signalActions: CapturedState['signalActions'];
+  ignoredSignals: bigint;
+  /** Ascending. */
+  descriptors: CapturedState['descriptors'];
+  /** Even where other processes would see shared memory change. */
+  force: boolean;
   /** Start and end by turns, ascending, not overlapping: pages that the image holds. */
   stored: BigUint64Array;
   /** The same: pages that the image could not read. */
@@ -392,6 +398,11 @@ export interface Addon {
   kernelFacts(dir: string): KernelFacts;
   targetFacts(pid: number): TargetFacts;
   readMaps(pid: number): NativeVma[];
+  /**
+   * What can be read of a live process at any time, so without programBreak, signalActions, descriptors
+   * and auxiliaryVector; null if it is gone.
+   */
+  processState(pid: number): CapturedState | null;
   /** CRC32C (Castagnoli) of the bytes, continuing from `seed` (0 to start). */
   crc32c(bytes: Uint8Array, seed: number): number;
   /** CRC32C per piece of `pieceBytes` of the first `bytes` of a file. Blocks. */
@@ -482,6 +493,11 @@ export interface Addon {
   restoreApply(restore: number): void;
   /** Blocks. Writes the bytes of `ranges` (start and end by turns), which follow one another in `bytes`. */
   restoreWrite(restore: number, ranges: BigUint64Array, bytes: Uint8Array): void;
+  /**
+   * Blocks. After all is written: puts files back to where they stood and gives threads their
+   * registers. ERR_SLUICE_RESTORE_INCOMPLETE.
+   */
+  restoreFinish(restore: number): void;
   /** Blocks. */
   restoreThaw(restore: number): void;
   /** Blocks. Ends the helper, and the freeze if there is one; always to be called. Returns warnings. */

@@ -3,6 +3,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "child.h"
 #include "tools.h"
 
@@ -25,9 +27,13 @@ TEST(descriptors_of_a_process) {
   const TempDir dir("/tmp");
   const std::string file = dir.path() + "/a file";
   Shared<std::atomic<int>> fd;
+  Shared<std::atomic<int>> pipe_end;
   Child child([&] {
     *fd = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     CHECK_EQ(::write(*fd, "12345", 5), 5);
+    int ends[2];
+    CHECK_EQ(::pipe(ends), 0);
+    *pipe_end = ends[0];
   });
   const auto found = list_descriptors(child.pid(), 1000);
   size_t at = 0;
@@ -40,9 +46,14 @@ TEST(descriptors_of_a_process) {
   CHECK_EQ(found[at].flags & (O_ACCMODE | O_CLOEXEC), O_RDWR | O_CLOEXEC);
   CHECK(at == 0 || found[at - 1].descriptor < found[at].descriptor);
   CHECK_EQ(list_descriptors(child.pid(), 1).size(), size_t{1});
+  const auto files = descriptors_of_files(child.pid(), 1000);
+  CHECK(std::find(files.begin(), files.end(), static_cast<uint32_t>(*fd)) != files.end());
+  CHECK(std::find(files.begin(), files.end(), static_cast<uint32_t>(*pipe_end)) == files.end());
+  CHECK_EQ(descriptors_of_files(child.pid(), 1).size(), size_t{1});
   const pid_t pid = child.pid();
   child.end();
   CHECK(list_descriptors(pid, 1000).empty());
+  CHECK(descriptors_of_files(pid, 1000).empty());
 }
 
 }  // namespace sluice::test

@@ -34,10 +34,19 @@ TEST(process_state_limits) {
 
 TEST(process_state_files) {
   Child child([] { CHECK_EQ(::chdir("/proc"), 0); });
-  const ProcessFiles files = read_process_files(child.pid());
+  const auto all = list_descriptors(child.pid(), 1000);
+  CHECK(all.size() > 1);
+  const uint32_t last = all.back().descriptor;
+  ProcessFiles files = read_process_files(child.pid(), {last, last + 1});
   CHECK_EQ(files.working_directory, "/proc");
   CHECK_EQ(files.root, "/");
-  CHECK(!files.descriptors.empty());
+  CHECK_EQ(files.descriptors.size(), size_t{1});
+  CHECK_EQ(files.descriptors.front().descriptor, last);
+  files.descriptors.front().path = "as it was";
+  add_descriptors(child.pid(), &files);
+  CHECK_EQ(files.descriptors.size(), all.size());
+  CHECK_EQ(files.descriptors.front().descriptor, all.front().descriptor);
+  CHECK_EQ(files.descriptors.back().path, "as it was");
 }
 
 TEST(process_state_gone) {
@@ -45,7 +54,7 @@ TEST(process_state_gone) {
   const pid_t pid = child.pid();
   child.end();
   CHECK(!read_process_state(pid));
-  const ProcessFiles files = read_process_files(pid);
+  const ProcessFiles files = read_process_files(pid, {0, 1});
   CHECK(files.working_directory.empty());
   CHECK(files.root.empty());
   CHECK(files.descriptors.empty());

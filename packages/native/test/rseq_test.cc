@@ -7,6 +7,7 @@
 
 #include "check.h"
 #include "child.h"
+#include "restore/thread_restorer.h"
 #include "rig.h"
 #include "tools.h"
 
@@ -67,20 +68,41 @@ sluice_test_sequences:
         .size   sluice_test_sequences, . - sluice_test_sequences
 )");
 
-}  // namespace
-
-TEST(rseq_sequences_are_not_torn) {
-  if (__rseq_size == 0) {
-    SKIP("libc has not registered rseq");
-  }
-  Shared<Memory> memory;
-  Child child([] {},
-              [&] {
+struct Sequences {
+  Sequences()
+      : child([] {},
+              [this] {
                 auto* area = reinterpret_cast<struct rseq*>(
                     static_cast<char*>(__builtin_thread_pointer()) + __rseq_offset);
                 sluice_test_sequences(reinterpret_cast<uint64_t*>(&area->rseq_cs), &*memory);
                 return 0;
-              });
+              }) {}
+
+  void check_not_torn() {
+    const uint64_t before = memory->sequences;
+    wait_until("sequences come to their end", [&] { return memory->sequences > before + 100; });
+    memory->stop = 1;
+    CHECK_EQ(child.finish(), 0);
+    CHECK_EQ(memory->torn, 0u);
+  }
+
+  Shared<Memory> memory;
+  Child child;
+};
+
+void require_rseq() {
+  if (__rseq_size == 0) {
+    SKIP("libc has not registered rseq");
+  }
+}
+
+}  // namespace
+
+TEST(rseq_sequences_are_not_torn) {
+  require_rseq();
+  Sequences sequences;
+  Shared<Memory>& memory = sequences.memory;
+  const Child& child = sequences.child;
   Rig rig(child.pid());
   int between = 0;
   for (int i = 0; i < 100; ++i) {
@@ -97,11 +119,46 @@ TEST(rseq_sequences_are_not_torn) {
       CHECK(error.is("INJECTION"));  // it was in a sequence at every look
     }
   }
-  wait_until("sequences come to their end", [&] { return memory->sequences > 100; });
-  memory->stop = 1;
-  CHECK_EQ(child.finish(), 0);
-  CHECK_EQ(memory->torn, 0u);
+  sequences.check_not_torn();
   CHECK(between < 100);
+}
+
+// Where a thread is taken back to is a place that it was interrupted at.
+TEST(rseq_sequences_are_not_torn_by_rollbacks_into_them) {
+  require_rseq();
+  Sequences sequences;
+  const pid_t pid = sequences.child.pid();
+  Rig rig(pid);
+  // From then on it uses no memory that is not brought back here.
+  wait_until("it runs sequences", [&] { return sequences.memory->sequences > 0; });
+  int inside = 0;
+  for (int i = 0; i < 200; ++i) {
+    rig.task.run([&] {
+      std::vector<ThreadState> then;
+      uint64_t descriptor = 0;
+      const auto at_descriptor = [&] {
+        return RemotePtr(then.at(0).rseq->address) + offsetof(struct rseq, rseq_cs);
+      };
+      {
+        Freeze freeze(pid, rig.task.pid(), {far_off()});
+        then = freeze.thread_states();
+        CHECK(rig.memory.read(at_descriptor(), &descriptor, sizeof descriptor));
+      }
+      rseq_cs sequence{};
+      if (rig.memory.read(RemotePtr(descriptor), &sequence, sizeof sequence) &&
+          then.at(0).registers.rip - sequence.start_ip < sequence.post_commit_offset) {
+        ++inside;
+      }
+      Freeze freeze(pid, rig.task.pid(), {far_off()});
+      ThreadRestorer restorer(rig.memory, then, &freeze);
+      restorer.check();
+      ++sequences.memory->word;
+      CHECK(TargetMemory::write(pid, at_descriptor(), &descriptor, sizeof descriptor));
+      restorer.restore();
+    });
+  }
+  CHECK(inside > 100);
+  sequences.check_not_torn();
 }
 
 }  // namespace sluice::test

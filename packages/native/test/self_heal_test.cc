@@ -7,6 +7,7 @@
 #include "kernel/proc_status.h"
 #include "rig.h"
 #include "spinner.h"
+#include "target/freeze.h"
 #include "tools.h"
 
 namespace sluice::test {
@@ -58,6 +59,32 @@ TEST(self_heal_while_spinning) {
     DyingDumper(spinner.pid(), death.step, death.times, three_calls).wait_dead();
     spinner.check(death.name);
   }
+}
+
+// A frozen thread in which calls are made stays where it stands.
+TEST(self_heal_of_a_frozen_thread) {
+  const AdoptsOrphans adopts;
+  const auto lent_calls = [](Rig& rig) {
+    rig.maps = read_maps(rig.memory.pid());
+    rig.gadgets = find_gadgets(rig.memory, rig.maps);
+    Freeze freeze(rig.memory.pid(), rig.task.pid(), {far_off()});
+    for (int times = 0; times < 2; ++times) {
+      RemoteThread thread(rig.memory, rig.gadgets, rig.maps, freeze.tracees());
+      for (int i = 0; i < 3; ++i) {
+        CHECK_EQ(thread.call(make_call(SYS_getpid)), rig.memory.pid());
+      }
+    }
+    CHECK_EQ(state_of(rig.memory.pid(), rig.memory.pid()), 't');
+  };
+  for (const Death& death : kDeaths) {
+    Spinner spinner(static_cast<uint64_t>(death.times) + 50);
+    DyingDumper(spinner.pid(), death.step, death.times, lent_calls).wait_dead();
+    spinner.check(death.name);
+  }
+  Spinner spinner(60);
+  Rig rig(spinner.pid());
+  rig.task.run([&] { lent_calls(rig); });
+  spinner.check("calls in a frozen thread");
 }
 
 TEST(self_heal_with_tile_registers) {

@@ -19,6 +19,7 @@ export const PINNED_OPS = [
   'restoreHolds',
   'restoreApply',
   'restoreWrite',
+  'restoreFinish',
   'restoreThaw',
   'restoreDetach',
 ] as const satisfies readonly (keyof Addon)[];

@@ -243,6 +243,11 @@ describe('writeCore() fails, and leaves nothing,', () => {
     expect(await failure(live)).toMatchObject({ code: 'ERR_SLUICE_NO_THREADS' });
   });
 
+  test('with registers of another machine', async () => {
+    const odd = await makeImage({ threads: [threadOf(77, { registers: pattern(272, 1) })] });
+    expect(await failure(odd)).toMatchObject({ code: 'ERR_SLUICE_IMAGE_CORRUPT' });
+  });
+
   test('for a process that is not there', async () => {
     expect(await failure(await makeImage(), { pid: 5 })).toMatchObject({
       code: 'ERR_SLUICE_NO_SUCH_PROCESS_IN_IMAGE',

@@ -71,8 +71,9 @@ function make(
     if (pid === undefined) throw usage('Expected the directory of an image, or --pid');
     return coreProcess(pid, { ...dumping, out, filter, signal });
   }
-  const [given] = Object.entries(dumping).find(([, value]) => value !== undefined) ?? [];
-  if (given !== undefined) throw usage(`${given} is for a live process, and not for an image`);
+  if (Object.values(dumping).some((value) => value !== undefined)) {
+    throw usage('Options of a dump, and --tmp, are for a live process and not for an image');
+  }
   return writeCore(dir, { out, pid, filter, signal });
 }
 

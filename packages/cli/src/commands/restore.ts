@@ -7,6 +7,7 @@ import { renderRestore } from '../views/restore.js';
 
 interface RestoreFlags {
   into: number;
+  force?: true;
   freezeTimeout?: number;
   json?: true;
 }
@@ -14,9 +15,10 @@ interface RestoreFlags {
 export function addRestore(program: Command): void {
   program
     .command('restore')
-    .description('bring the memory of the process that was dumped back to that of its image')
+    .description('take the process that was dumped back to its image')
     .argument('<dir>', 'directory of the image', path)
     .requiredOption('--into <pid>', 'the process, which still runs', wholeNumber)
+    .option('--force', 'also change shared memory that other processes have mapped')
     .option(
       '--freeze-timeout <ms>',
       'give up when not all threads stand still by then; the default is 1000',
@@ -26,9 +28,12 @@ export function addRestore(program: Command): void {
     .action(restore);
 }
 
-async function restore(dir: string, { into, freezeTimeout, json }: RestoreFlags): Promise<void> {
+async function restore(
+  dir: string,
+  { into, force, freezeTimeout, json }: RestoreFlags,
+): Promise<void> {
   using interrupt = new InterruptScope();
   const { signal } = interrupt;
-  const result = await restoreInto(into, dir, { freezeTimeoutMs: freezeTimeout, signal });
+  const result = await restoreInto(into, dir, { force, freezeTimeoutMs: freezeTimeout, signal });
   await (json ? writeJson(result) : writeOut(renderRestore(dir, result)));
 }

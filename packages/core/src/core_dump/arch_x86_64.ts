@@ -6,7 +6,8 @@ export const MACHINE = 62;
 
 const PRSTATUS_BYTES = 336;
 const PRSTATUS = { pending: 16, blocked: 24, ids: 32, registers: 112, hasFpRegisters: 328 };
-const REGISTERS_BYTES = 216;
+/** `struct user_regs_struct` */
+export const REGISTERS_BYTES = 216;
 
 const PRPSINFO_BYTES = 136;
 const PRPSINFO = { nice: 3, flags: 8, userId: 16, groupId: 20, ids: 24, name: 40, arguments: 56 };
@@ -24,9 +25,6 @@ export const SIGNAL_INFO = new Uint8Array(128);
 /** `struct elf_prstatus`. CPU times are not in an image, and stay 0; so does the signal. */
 export function threadStatus(thread: ManifestThread, state: ManifestState): Uint8Array {
   const { namespaceTid, registers, pendingSignals, signalMask } = thread;
-  if (registers.length !== REGISTERS_BYTES) {
-    throw new RangeError(`Expected ${REGISTERS_BYTES} bytes of registers, got ${registers.length}`);
-  }
   const bytes = new Uint8Array(PRSTATUS_BYTES);
   const view = new DataView(bytes.buffer);
   view.setBigUint64(PRSTATUS.pending, pendingSignals, true);

@@ -1,11 +1,13 @@
 /** Makes an ELF core of an image. */
-import { resolve } from 'node:path';
+import { join, resolve } from 'node:path';
 import { fromNative, SluiceError, throwIfAborted } from '../errors.js';
-import { hex } from '../image/faults.js';
+import { corrupt, hex } from '../image/faults.js';
+import { MANIFEST_FILE } from '../image/layout.js';
 import type { ManifestProcess } from '../image/manifest.js';
 import { openImage } from '../image/open_image.js';
 import type { Image } from '../image/reader.js';
 import type { DumpResult, LeftOut } from '../session/result.js';
+import { REGISTERS_BYTES } from './arch_x86_64.js';
 import { layOut } from './elf.js';
 import { DEFAULT_FILTER } from './filter.js';
 import { notesOf } from './notes.js';
@@ -73,8 +75,12 @@ async function writeTo(image: Image, options: CoreOptions): Promise<CoreResult> 
   const process = processOf(image, options.pid);
   const { pid, threads, state, vmas } = process;
   if (state === null || threads.length === 0) {
-    const message = `The image of process ${pid} has no threads, for it was taken while they ran`;
+    const message = `The image in ${image.dir} holds no threads of process ${pid}`;
     throw new SluiceError('ERR_SLUICE_NO_THREADS', message, { pid, file: image.dir });
+  }
+  if (threads.some(({ registers }) => registers.length !== REGISTERS_BYTES)) {
+    const what = `registers of threads that are not ${REGISTERS_BYTES} bytes, as those of x86-64 are`;
+    throw corrupt(join(image.dir, MANIFEST_FILE), 0, what);
   }
   const output = await outputOf(out, signal);
   try {

@@ -1,7 +1,8 @@
 import { SluiceError } from '../errors.js';
-import type { AddressSpace, Segment, Stretch } from './address_space.js';
+import type { AddressSpace, Stretch } from './address_space.js';
 import { readBackingFile } from './backing_file.js';
 import type { ChainImage } from './chain.js';
+import { gather, MOST_GATHERED_BYTES, type ShardRead } from './gather.js';
 import type { Manifest, ManifestProcess } from './manifest.js';
 import type { PageRun } from './page_table.js';
 import { closeShards, type Shards } from './shards.js';
@@ -20,6 +21,8 @@ export class Image {
   readonly chain: readonly ChainImage[];
   readonly #spaces: ReadonlyMap<number, AddressSpace>;
   readonly #shards: readonly Shards[];
+  /** As many as there were reads at once; new ones each time would keep the garbage collector busy. */
+  readonly #blocks: Uint8Array[] = [];
   #closed: Promise<void> | undefined;
 
   /** Only for `openImage`. */
@@ -136,22 +139,34 @@ export class Image {
 
   async #fill(space: AddressSpace, address: bigint, target: Uint8Array): Promise<Uint8Array> {
     const segments = [...space.segments(address, target.length)];
-    const span = mainSpan(segments);
-    if (span !== undefined) {
-      const { image, shard, offset, start, end } = span;
-      await this.#shards[image]?.read(shard, offset, target.subarray(start, end));
-    }
+    for (const read of gather(segments)) await this.#read(read, target);
     let done = 0;
     for (const segment of segments) {
       const part = target.subarray(done, done + segment.bytes);
-      if (segment.from === 'shard' && span?.parts.has(segment) !== true) {
-        await this.#shards[segment.image]?.read(segment.shard, segment.offset, part);
-      }
       if (segment.from === 'zeros') part.fill(0);
       if (segment.from === 'file') await readBackingFile(segment.file, segment.offset, part);
       done += segment.bytes;
     }
     return target;
+  }
+
+  async #read(
+    { image, shard, offset, bytes, parts }: ShardRead,
+    target: Uint8Array,
+  ): Promise<void> {
+    const shards = this.#shards[image];
+    const [only, ...others] = parts;
+    if (only !== undefined && others.length === 0) {
+      await shards?.read(shard, offset, target.subarray(only.at, only.at + bytes));
+      return;
+    }
+    const block = this.#blocks.pop() ?? new Uint8Array(MOST_GATHERED_BYTES);
+    await shards?.read(shard, offset, block.subarray(0, bytes));
+    for (const part of parts) {
+      const start = part.offset - offset;
+      target.set(block.subarray(start, start + part.bytes), part.at);
+    }
+    this.#blocks.push(block);
   }
 
   /** Checks the arguments of a read, and that the bytes are there before room is made for them. */
@@ -185,53 +200,6 @@ export class Image {
   #checkOpen(): void {
     if (this.#closed !== undefined) throw option('The image was closed');
   }
-}
-
-/** Bytes of one shard, some of which are wanted. */
-interface Span {
-  image: number;
-  shard: number;
-  offset: number;
-  /** Where they go. */
-  start: number;
-  end: number;
-  parts: Set<Segment>;
-}
-
-/**
- * What is left of a run of pages of which later rounds hold some: the largest part of the segments that can
- * be read at once, with what is between them and must be read after it; undefined if there is no such.
- */
-function mainSpan(segments: readonly Segment[]): Span | undefined {
-  // Two segments are read as soon one by one.
-  if (segments.length <= 2) return undefined;
-  const spans = new Map<string, Span & { bytes: number }>();
-  let main: (Span & { bytes: number }) | undefined;
-  let start = 0;
-  for (const segment of segments) {
-    const end = start + segment.bytes;
-    if (segment.from === 'shard') {
-      const { image, shard, offset, bytes } = segment;
-      const key = `${image} ${shard} ${offset - start}`;
-      const span = spans.get(key) ?? {
-        image,
-        shard,
-        offset,
-        start,
-        end,
-        parts: new Set(),
-        bytes: 0,
-      };
-      span.end = end;
-      span.bytes += bytes;
-      span.parts.add(segment);
-      spans.set(key, span);
-      if (main === undefined || span.bytes > main.bytes) main = span;
-    }
-    start = end;
-  }
-  if (main === undefined || main.parts.size < 2) return undefined;
-  return 2 * main.bytes >= main.end - main.start ? main : undefined;
 }
 
 function option(message: string): SluiceError {

@@ -9,9 +9,6 @@ import { PieceCache } from './piece_cache.js';
 /** Read at once when a piece is checked without being kept. */
 const BLOCK_BYTES = 1024 * 1024;
 
-/** What is read and kept at once where there are no checksums, for pages that are read singly. */
-const UNCHECKED_PIECE_BYTES = 128 * 1024;
-
 /** One checksummed part of a shard. */
 export interface Piece {
   shard: number;
@@ -68,11 +65,8 @@ export class Shards {
    * @throws SluiceError `ERR_SLUICE_IMAGE_CORRUPT`, `ERR_SLUICE_IO`
    */
   async read(shard: number, offset: number, target: Uint8Array): Promise<void> {
-    const isChecked = this.#manifest.pieceBytes > 0;
-    if (!isChecked && target.length >= UNCHECKED_PIECE_BYTES) {
-      return readExactly(this.#file(shard), target, offset);
-    }
-    const pieceBytes = this.#pieceBytes;
+    const { pieceBytes } = this.#manifest;
+    if (pieceBytes === 0) return readExactly(this.#file(shard), target, offset);
     for (let done = 0; done < target.length; ) {
       const from = offset + done;
       const index = Math.floor(from / pieceBytes);
@@ -126,7 +120,7 @@ export class Shards {
     const { start, end } = this.#extent(piece);
     const bytes = new Uint8Array(end - start);
     await readExactly(this.#file(piece.shard), bytes, start);
-    if (this.#manifest.pieceBytes > 0) this.#checkCrc(piece, this.#crc32c(bytes, 0));
+    this.#checkCrc(piece, this.#crc32c(bytes, 0));
     return bytes;
   }
 
@@ -140,12 +134,9 @@ export class Shards {
   }
 
   #extent({ shard, index }: Piece): { start: number; end: number } {
-    const start = index * this.#pieceBytes;
-    return { start, end: Math.min(start + this.#pieceBytes, this.#file(shard).bytes) };
-  }
-
-  get #pieceBytes(): number {
-    return this.#manifest.pieceBytes || UNCHECKED_PIECE_BYTES;
+    const { pieceBytes } = this.#manifest;
+    const start = index * pieceBytes;
+    return { start, end: Math.min(start + pieceBytes, this.#file(shard).bytes) };
   }
 
   #file(shard: number): ImageFile {

@@ -1,8 +1,8 @@
-/** Brings the memory of a live process back to what an image of it holds. */
+/** Takes a live process back to what an image of it holds. */
 import { readlink } from 'node:fs/promises';
+import { addon } from '@sluice/native';
 import { fromNative, SluiceError, throwIfAborted, withThawed } from '../errors.js';
 import { type Image, openImage } from '../image/index.js';
-import type { ManifestProcess } from '../image/manifest.js';
 import { identify } from '../session/identify.js';
 import {
   checkPid,
@@ -10,7 +10,8 @@ import {
   type RestoreOptions,
   resolveRestoreOptions,
 } from '../session/options.js';
-import { runRestore } from './restore_run.js';
+import { type RestorableProcess, runRestore } from './restore_run.js';
+import { stateWarnings } from './state_changes.js';
 
 /** What a restore did. Times are in microseconds. */
 export interface RestoreResult {
@@ -32,17 +33,20 @@ export interface RestoreResult {
 }
 
 /**
- * Brings the memory of a live process back to that of an image: its mappings, their protection and
- * every byte. The process must be the very one that was dumped, with the same threads, each waiting
- * where it waited then: registers, files and everything else in the kernel stay as they are now.
+ * Takes a live process back to its image: mappings, every byte of memory, the registers and signal masks
+ * of all threads, signal handlers, and where its files stand; it goes on from there. It must be the very
+ * process that was dumped, with the same threads, and what it had open then it must have open now.
+ * Contents of files, pipes and sockets, pending signals and timers stay as they are now; `warnings` names
+ * what may matter. A system call that was interrupted in the freeze of the dump is made again, one with a
+ * relative timeout for the whole of it.
  *
  * All that can be checked is checked before the process is stopped, and again before the first change.
  * `signal` ends the restore up to then; once begun, it is brought to its end.
  *
  * @param image Directory of an image, or an open one.
  * @throws `SluiceError`: `ERR_SLUICE_RESTORE_MISMATCH`, `ERR_SLUICE_FILE_CHANGED` and all else that is
- * found before the first change leave the process as it was; after `ERR_SLUICE_RESTORE_INCOMPLETE` its
- * memory is half restored. `AbortError`. The process runs again in any case.
+ * found before the first change leave the process as it was; after `ERR_SLUICE_RESTORE_INCOMPLETE` it
+ * is half restored. `AbortError`. The process runs again in any case.
  */
 export async function restoreInto(
   pid: number,
@@ -82,6 +86,7 @@ async function restoreFrom(
     const source = opened ?? (image as Image);
     const wanted = await findProcess(source, pid, startTimeTicks);
     await source.verify({ signal: options.signal });
+    const changes = stateWarnings(wanted.state, addon.processState(pid));
     const { native, warnings } = await runRestore(source, wanted, options);
     return {
       pid,
@@ -93,7 +98,7 @@ async function restoreFrom(
       freezing_time: Math.round(native.freezingUs),
       frozen_time: Math.round(native.frozenUs),
       total_time: Math.round((performance.now() - startedMs) * 1000),
-      warnings: [...native.warnings, ...warnings],
+      warnings: [...changes, ...native.warnings, ...warnings],
     };
   } finally {
     await opened?.close();
@@ -105,7 +110,7 @@ async function findProcess(
   image: Image,
   pid: number,
   startTimeTicks: bigint,
-): Promise<ManifestProcess> {
+): Promise<RestorableProcess> {
   if (image.manifest.consistency !== 'frozen') {
     throw new SluiceError(
       'ERR_SLUICE_RESTORE_MISMATCH',
@@ -135,7 +140,15 @@ async function findProcess(
   if (plainPath(executable) !== plainPath(wanted.executable)) {
     throw mismatch(pid, `it runs ${executable}, and ran ${wanted.executable}`);
   }
-  return wanted;
+  const { state } = wanted;
+  if (state === null || wanted.threads.length === 0) {
+    throw new SluiceError(
+      'ERR_SLUICE_RESTORE_MISMATCH',
+      `The image holds only the memory of process ${pid}, not the state of its threads`,
+      { pid },
+    );
+  }
+  return { ...wanted, state };
 }
 
 function mismatch(pid: number, what: string): SluiceError {

@@ -3,9 +3,12 @@ import { addon, type NativeRestoreResult } from '@sluice/native';
 import { createLoner, type PinnedWorker } from '@sluice/workers';
 import { AbortError, fromNative, SluiceError, throwIfAborted } from '../errors.js';
 import type { Image } from '../image/index.js';
-import type { ManifestProcess } from '../image/manifest.js';
+import type { ManifestProcess, ManifestState } from '../image/manifest.js';
 import type { ResolvedRestoreOptions } from '../session/options.js';
 import { type AddressRange, flatRanges, overlaps, readRanges, storedRanges } from './ranges.js';
+
+/** A process in an image, with all that a restore needs. */
+export type RestorableProcess = ManifestProcess & { state: ManifestState };
 
 export interface RestoreOutcome {
   native: NativeRestoreResult;
@@ -20,10 +23,11 @@ export interface RestoreOutcome {
  */
 export async function runRestore(
   image: Image,
-  wanted: ManifestProcess,
-  { freezeTimeoutMs, signal }: ResolvedRestoreOptions,
+  wanted: RestorableProcess,
+  { force, freezeTimeoutMs, signal }: ResolvedRestoreOptions,
 ): Promise<RestoreOutcome> {
   const { pid, startTimeTicks, vmas, threads } = wanted;
+  const { signalActions, ignoredSignals, descriptors } = wanted.state;
   const stored = storedRanges(image.runs(pid));
   throwIfAborted(signal);
   const handle = addon.restoreOpen({
@@ -31,6 +35,10 @@ export async function runRestore(
     startTimeTicks,
     vmas,
     threads,
+    signalActions,
+    ignoredSignals,
+    descriptors,
+    force,
     stored: flatRanges(stored),
     leftOut: flatRanges(wanted.leftOut),
     freezeTimeoutMs,
@@ -53,6 +61,7 @@ export async function runRestore(
       await worker.call('restoreApply', handle);
       try {
         await writePages(image, pid, stored, worker, handle);
+        await worker.call('restoreFinish', handle);
       } catch (error) {
         throw incomplete(pid, error);
       }
@@ -144,7 +153,7 @@ function incomplete(pid: number, cause: unknown): Error {
   if (code === 'ERR_SLUICE_RESTORE_INCOMPLETE' || code === 'ERR_SLUICE_TARGET_EXITED') return error;
   return new SluiceError(
     'ERR_SLUICE_RESTORE_INCOMPLETE',
-    `The memory of process ${pid} is half restored: ${error.message}`,
+    `Process ${pid} is half restored: ${error.message}`,
     { pid, cause: error },
   );
 }

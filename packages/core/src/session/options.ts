@@ -231,6 +231,11 @@ export function resolveDumpOptions(value: unknown): ResolvedDumpOptions {
 
 /** Options of a restore. All have defaults. */
 export interface RestoreOptions {
+  /**
+   * Default false. true: shared memory and shared files are written even where other processes have them
+   * mapped, and see them change.
+   */
+  force?: boolean | undefined;
   /** Give up when not all threads stand still after this time, 1 to 60,000. Default 1000. */
   freezeTimeoutMs?: number | undefined;
   /** Ends the restore as long as nothing has been changed: it rejects with `AbortError`. */
@@ -240,6 +245,7 @@ export interface RestoreOptions {
 
 /** Options of a restore with all defaults filled in. */
 export interface ResolvedRestoreOptions {
+  force: boolean;
   freezeTimeoutMs: number;
   signal: AbortSignal | undefined;
   logger: Logger | undefined;
@@ -252,7 +258,8 @@ export interface ResolvedRestoreOptions {
  */
 export function resolveRestoreOptions(value: unknown): ResolvedRestoreOptions {
   const { freezeTimeoutMs, signal, logger } = dumpFields;
-  const resolved = parse(v.strictObject({ freezeTimeoutMs, signal, logger }), value);
+  const force = v.optional(v.pipe(v.boolean(), v.description('true or false')), false);
+  const resolved = parse(v.strictObject({ force, freezeTimeoutMs, signal, logger }), value);
   return { ...resolved, signal: resolved.signal, logger: resolved.logger };
 }
 

@@ -3,6 +3,7 @@
 #include <sys/ioctl.h>
 
 #include "addon/api.h"
+#include "addon/state_values.h"
 #include "addon/values.h"
 #include "kernel/crc32c.h"
 #include "kernel/probes.h"
@@ -58,6 +59,19 @@ Napi::Value read_maps_js(const Napi::CallbackInfo& info) {
   return guarded(env, [&]() -> Napi::Value {
     return list(env, read_maps(info[0].As<Napi::Number>().Int32Value()),
                 [env](const Mapping& mapping) { return mapping_to_js(env, mapping); });
+  });
+}
+
+Napi::Value process_state_js(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const pid_t pid = info[0].As<Napi::Number>().Int32Value();
+    std::optional<CapturedProcess> process;
+    if (auto state = read_process_state(pid)) {
+      process.emplace().state = std::move(*state);
+      process->files = read_process_files(pid, {});
+    }
+    return state_to_js(env, process);
   });
 }
 
@@ -134,6 +148,7 @@ void add_inspect_api(Napi::Env env, Napi::Object exports) {
   add_function(env, exports, "kernelFacts", kernel_facts_js);
   add_function(env, exports, "targetFacts", target_facts_js);
   add_function(env, exports, "readMaps", read_maps_js);
+  add_function(env, exports, "processState", process_state_js);
   add_function(env, exports, "crc32c", crc32c_js);
   add_function(env, exports, "crc32cFile", crc32c_file_js);
   add_function(env, exports, "setFaults", set_faults_js);

@@ -53,17 +53,6 @@ WantedVma vma_of(const Napi::Object& given) {
   return vma;
 }
 
-WantedThread thread_of(const Napi::Object& given) {
-  WantedThread thread;
-  thread.tid = static_cast<pid_t>(integer_of(given, "tid"));
-  const auto registers = given.Get("registers").As<Napi::Uint8Array>();
-  if (registers.ByteLength() != sizeof thread.registers) {
-    throw Error("RESTORE_MISMATCH", 0, "", 0, "the image is of another architecture");
-  }
-  std::memcpy(&thread.registers, registers.Data(), sizeof thread.registers);
-  return thread;
-}
-
 template <typename Item, typename Convert>
 std::vector<Item> items_of(const Napi::Object& object, const char* name, Convert convert) {
   const auto array = object.Get(name).As<Napi::Array>();
@@ -75,6 +64,48 @@ std::vector<Item> items_of(const Napi::Object& object, const char* name, Convert
   return items;
 }
 
+ThreadState thread_of(const Napi::Object& given) {
+  ThreadState thread;
+  thread.tid = static_cast<pid_t>(integer_of(given, "tid"));
+  thread.name = text_of(given, "name");
+  const auto registers = given.Get("registers").As<Napi::Uint8Array>();
+  if (registers.ByteLength() != sizeof thread.registers) {
+    throw Error("RESTORE_MISMATCH", 0, "", 0, "the image is of another architecture");
+  }
+  std::memcpy(&thread.registers, registers.Data(), sizeof thread.registers);
+  const auto extended = given.Get("extendedRegisters").As<Napi::Uint8Array>();
+  thread.extended_registers.assign(extended.Data(), extended.Data() + extended.ByteLength());
+  thread.signal_mask = big_of(given, "signalMask");
+  thread.robust_list = big_of(given, "robustList");
+  if (given.Get("rseq").IsObject()) {
+    const auto rseq = given.Get("rseq").As<Napi::Object>();
+    thread.rseq = {big_of(rseq, "address"), static_cast<uint32_t>(integer_of(rseq, "bytes")),
+                   static_cast<uint32_t>(integer_of(rseq, "signature"))};
+  }
+  return thread;
+}
+
+SignalAction signal_action_of(const Napi::Object& given) {
+  return {static_cast<int>(integer_of(given, "signal")), big_of(given, "handler"),
+          big_of(given, "flags"), big_of(given, "restorer"), big_of(given, "mask")};
+}
+
+OpenDescriptor descriptor_of(const Napi::Object& given) {
+  return {static_cast<uint32_t>(integer_of(given, "descriptor")), text_of(given, "path"),
+          big_of(given, "position"), static_cast<uint32_t>(integer_of(given, "flags"))};
+}
+
+WantedState state_of(const Napi::Object& given) {
+  WantedState state;
+  state.threads = items_of<ThreadState>(given, "threads", thread_of);
+  if (given.Get("signalActions").IsArray()) {
+    state.signal_actions = items_of<SignalAction>(given, "signalActions", signal_action_of);
+  }
+  state.ignored_signals = big_of(given, "ignoredSignals");
+  state.descriptors = items_of<OpenDescriptor>(given, "descriptors", descriptor_of);
+  return state;
+}
+
 Napi::Value restore_open(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return guarded(env, [&]() -> Napi::Value {
@@ -83,9 +114,10 @@ Napi::Value restore_open(const Napi::CallbackInfo& info) {
     options.pid = static_cast<pid_t>(integer_of(given, "pid"));
     options.start_time_ticks = big_of(given, "startTimeTicks");
     options.vmas = items_of<WantedVma>(given, "vmas", vma_of);
-    options.threads = items_of<WantedThread>(given, "threads", thread_of);
+    options.state = state_of(given);
     options.stored = ranges_of(given.Get("stored"));
     options.left_out = ranges_of(given.Get("leftOut"));
+    options.force = given.Get("force").ToBoolean();
     options.freeze_timeout_ms = static_cast<uint64_t>(integer_of(given, "freezeTimeoutMs"));
     return number(env, g_restores.add(std::make_shared<RestoreSession>(std::move(options))));
   });
@@ -103,7 +135,7 @@ Napi::Value restore_result(const Napi::CallbackInfo& info, RestoreSession* resto
   set("mappingsProtected", result.mappings.protection_changed);
   set("freezingUs", result.freezing_us);
   set("frozenUs", result.frozen_us);
-  object.Set("warnings", texts(env, result.mappings.warnings));
+  object.Set("warnings", texts(env, result.warnings));
   return object;
 }
 
@@ -141,6 +173,7 @@ void add_restore_api(Napi::Env env, Napi::Object exports) {
   add_function(env, exports, "restoreHolds", on<g_restores, restore_holds>);
   add_function(env, exports, "restoreApply", on<g_restores, &RestoreSession::apply>);
   add_function(env, exports, "restoreWrite", on<g_restores, restore_write>);
+  add_function(env, exports, "restoreFinish", on<g_restores, &RestoreSession::finish>);
   add_function(env, exports, "restoreThaw", on<g_restores, &RestoreSession::thaw>);
   add_function(env, exports, "restoreDetach", on<g_restores, restore_detach>);
 }

@@ -9,6 +9,25 @@
 #include "kernel/proc_file.h"
 
 namespace sluice {
+namespace {
+
+// Empty if the process is gone or may not be looked at.
+ScopedDir fd_directory(pid_t pid) { return ScopedDir(::opendir(proc_path(pid, "fd").c_str())); }
+
+std::vector<uint32_t> numbers_in(DIR* directory) {
+  std::vector<uint32_t> numbers;
+  while (const dirent* entry = directory != nullptr ? ::readdir(directory) : nullptr) {
+    TextCursor cursor(entry->d_name);
+    uint64_t number = 0;
+    if (cursor.take_decimal(number) && cursor.at_end()) {
+      numbers.push_back(static_cast<uint32_t>(number));
+    }
+  }
+  std::sort(numbers.begin(), numbers.end());
+  return numbers;
+}
+
+}  // namespace
 
 bool parse_fdinfo(std::string_view text, OpenDescriptor* descriptor) {
   bool has_position = false;
@@ -32,37 +51,47 @@ bool parse_fdinfo(std::string_view text, OpenDescriptor* descriptor) {
   return has_position && has_flags;
 }
 
+std::optional<OpenDescriptor> read_descriptor(pid_t pid, uint32_t number) {
+  try {
+    const std::string name = std::to_string(number);
+    const auto path = read_proc_link(pid, "fd/" + name);
+    const auto info = read_proc_file(pid, "fdinfo/" + name);
+    OpenDescriptor open{number, path.value_or(""), 0, 0};
+    return path && info && parse_fdinfo(*info, &open) ? std::optional(std::move(open))
+                                                      : std::nullopt;
+  } catch (const Error&) {
+    return std::nullopt;
+  }
+}
+
 std::vector<OpenDescriptor> list_descriptors(pid_t pid, size_t most) {
+  std::vector<uint32_t> numbers = numbers_in(fd_directory(pid).get());
+  numbers.resize(std::min(numbers.size(), most));
   std::vector<OpenDescriptor> descriptors;
-  const ScopedDir dir(::opendir(proc_path(pid, "fd").c_str()));
-  while (const dirent* entry = dir ? ::readdir(dir.get()) : nullptr) {
-    TextCursor cursor(entry->d_name);
-    uint64_t number = 0;
-    if (cursor.take_decimal(number) && cursor.at_end()) {
-      descriptors.push_back({static_cast<uint32_t>(number), "", 0, 0});
+  for (const uint32_t number : numbers) {
+    if (auto open = read_descriptor(pid, number)) {
+      descriptors.push_back(std::move(*open));
     }
   }
-  std::sort(descriptors.begin(), descriptors.end(),
-            [](const auto& a, const auto& b) { return a.descriptor < b.descriptor; });
-  descriptors.resize(std::min(descriptors.size(), most));
-  std::erase_if(descriptors, [&](OpenDescriptor& open) {
-    try {
-      const std::string name = std::to_string(open.descriptor);
-      const auto path = read_proc_link(pid, "fd/" + name);
-      const auto info = read_proc_file(pid, "fdinfo/" + name);
-      open.path = path.value_or("");
-      return !path || !info || !parse_fdinfo(*info, &open);
-    } catch (const Error&) {
-      return true;
-    }
-  });
   return descriptors;
+}
+
+std::vector<uint32_t> descriptors_of_files(pid_t pid, size_t most) {
+  const ScopedDir dir = fd_directory(pid);
+  std::vector<uint32_t> numbers = numbers_in(dir.get());
+  std::erase_if(numbers, [&](uint32_t number) {
+    char begin = 0;
+    return ::readlinkat(::dirfd(dir.get()), std::to_string(number).c_str(), &begin, 1) != 1 ||
+           begin != '/';
+  });
+  numbers.resize(std::min(numbers.size(), most));
+  return numbers;
 }
 
 std::vector<std::string> descriptors_to(pid_t pid, std::string_view object) {
   std::vector<std::string> names;
   std::string target(object.size() + 1, '\0');
-  const ScopedDir dir(::opendir(proc_path(pid, "fd").c_str()));
+  const ScopedDir dir = fd_directory(pid);
   while (const dirent* entry = dir ? ::readdir(dir.get()) : nullptr) {
     const ssize_t length =
         ::readlinkat(::dirfd(dir.get()), entry->d_name, target.data(), target.size());

@@ -2,6 +2,9 @@
 
 #include <sys/resource.h>
 
+#include <algorithm>
+#include <iterator>
+
 #include "base/error.h"
 #include "kernel/proc_file.h"
 #include "kernel/syscalls.h"
@@ -62,9 +65,27 @@ std::optional<ProcessState> read_process_state(pid_t pid) {
   }
 }
 
-ProcessFiles read_process_files(pid_t pid) {
-  return {link_if_readable(pid, "cwd"), link_if_readable(pid, "root"),
-          list_descriptors(pid, kMostDescriptors)};
+ProcessFiles read_process_files(pid_t pid, const std::vector<uint32_t>& descriptors) {
+  ProcessFiles files{link_if_readable(pid, "cwd"), link_if_readable(pid, "root"), {}};
+  for (const uint32_t number : descriptors) {
+    if (auto open = read_descriptor(pid, number)) {
+      files.descriptors.push_back(std::move(*open));
+    }
+  }
+  return files;
+}
+
+void add_descriptors(pid_t pid, ProcessFiles* files) {
+  std::vector<OpenDescriptor> all = list_descriptors(pid, kMostDescriptors);
+  const auto by_number = [](const OpenDescriptor& a, const OpenDescriptor& b) {
+    return a.descriptor < b.descriptor;
+  };
+  std::vector<OpenDescriptor>& known = files->descriptors;
+  // Of equal ones those of the first range are kept.
+  std::vector<OpenDescriptor> merged;
+  std::set_union(known.begin(), known.end(), all.begin(), all.end(), std::back_inserter(merged),
+                 by_number);
+  known = std::move(merged);
 }
 
 }  // namespace sluice

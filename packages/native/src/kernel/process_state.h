@@ -30,7 +30,6 @@ struct ProcessState {
 // or not readable.
 std::optional<ProcessState> read_process_state(pid_t pid);
 
-// What may take long, and is for information only.
 struct ProcessFiles {
   // As the links of /proc/PID show them to this process; empty if they cannot be read.
   std::string working_directory;
@@ -38,7 +37,10 @@ struct ProcessFiles {
   std::vector<OpenDescriptor> descriptors;
 };
 
-// Of a process that is gone: nothing.
-ProcessFiles read_process_files(pid_t pid);
+// With those of the descriptors that are open, which takes some microseconds each. Of a process
+// that is gone: nothing.
+ProcessFiles read_process_files(pid_t pid, const std::vector<uint32_t>& descriptors);
+// Those that it has not, as far as a manifest should hold them.
+void add_descriptors(pid_t pid, ProcessFiles* files);
 
 }  // namespace sluice

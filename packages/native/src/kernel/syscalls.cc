@@ -141,6 +141,7 @@ long number_of(const std::string& name) {
       {"ptrace", SYS_ptrace},
       {"pwrite64", SYS_pwrite64},
       {"read", SYS_read},
+      {"rt_sigaction", SYS_rt_sigaction},
       {"splice", SYS_splice},
       {"userfaultfd", SYS_userfaultfd},
       {"vmsplice", SYS_vmsplice},

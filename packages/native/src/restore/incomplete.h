@@ -1,4 +1,4 @@
-// Errors after which the memory of a process is half restored.
+// Errors after which a process is half restored.
 #pragma once
 
 #include "base/error.h"
@@ -10,7 +10,7 @@ inline Error incomplete(const Error& error) {
     return error;
   }
   return Error("RESTORE_INCOMPLETE", error.pid(), error.call().c_str(), error.err(),
-               "its memory is half restored: " + error.detail());
+               "it is half restored: " + error.detail());
 }
 
 }  // namespace sluice

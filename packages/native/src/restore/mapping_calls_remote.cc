@@ -198,7 +198,7 @@ void MappingCalls::undo(const RestoreCall& call) {
                              : remote(SYS_munmap, {call.range.start, call.range.bytes()});
   if (result < 0) {
     throw Error("RESTORE_INCOMPLETE", pid_, restore_call_name(call.kind), static_cast<int>(-result),
-                "its memory is half restored: " + describe_range(call.range, {}) +
+                "it is half restored: " + describe_range(call.range, {}) +
                     " was mapped and could not be unmapped again");
   }
 }

@@ -60,45 +60,6 @@ void require_alone(pid_t pid, pid_t helper) {
   }
 }
 
-void require_same_threads(pid_t pid, const std::vector<WantedThread>& wanted,
-                          const std::vector<pid_t>& tids) {
-  std::string text;
-  const auto note = [&](pid_t tid, const char* what) {
-    text += (text.empty() ? "" : ", ") + std::string("thread ") + std::to_string(tid) + what;
-  };
-  for (const pid_t tid : tids) {
-    if (std::none_of(wanted.begin(), wanted.end(),
-                     [&](const WantedThread& thread) { return thread.tid == tid; })) {
-      note(tid, " is new");
-    }
-  }
-  for (const WantedThread& thread : wanted) {
-    if (std::find(tids.begin(), tids.end(), thread.tid) == tids.end()) {
-      note(thread.tid, " is gone");
-    }
-  }
-  if (!text.empty()) {
-    throw Error("RESTORE_MISMATCH", pid, "", 0, "its threads are others: " + text);
-  }
-}
-
-void require_same_registers(pid_t pid, const std::vector<WantedThread>& wanted,
-                            const std::vector<FrozenThread>& frozen) {
-  for (const FrozenThread& is : frozen) {
-    const auto was = std::find_if(wanted.begin(), wanted.end(),
-                                  [&](const WantedThread& thread) { return thread.tid == is.tid; });
-    const std::string text =
-        was == wanted.end() ? "all" : arch::differing_registers(was->registers, is.registers);
-    if (!text.empty()) {
-      throw Error("RESTORE_MISMATCH", pid, "", 0,
-                  "thread " + std::to_string(is.tid) +
-                      " stands elsewhere in its program than when it was dumped, and registers "
-                      "are not restored: " +
-                      text);
-    }
-  }
-}
-
 void require_possible(pid_t pid, const RestorePlan& plan) {
   if (!plan.mismatches.empty()) {
     std::string text;
@@ -152,6 +113,24 @@ void require_same_files(pid_t pid, const std::vector<WantedVma>& wanted,
     if (has_file(then.mapping) && then.file && same != present.end() &&
         same->mapping.start < then.mapping.end) {
       require_same_file(pid, then, same->mapping, stored, &files);
+    }
+  }
+}
+
+void require_mapped(pid_t pid, const std::vector<Mapping>& present,
+                    const std::vector<WantedVma>& wanted, HeapBounds heap) {
+  std::vector<PresentVma> vmas;
+  for (const Mapping& mapping : present) {
+    vmas.push_back({mapping, ""});
+  }
+  const RestorePlan left = plan_restore(vmas, wanted, heap);
+  for (const std::string& mismatch : left.mismatches) {
+    throw Error("SYSTEM", pid, "", 0, mismatch);
+  }
+  for (const RestoreCall& call : left.calls) {
+    if (!call.optional) {
+      throw Error("SYSTEM", pid, "", 0,
+                  describe_range(call.range, {}) + " still needs " + restore_call_name(call.kind));
     }
   }
 }

@@ -1,5 +1,5 @@
-// What must be as it was before a restore may change anything. These look and change nothing; each
-// throws for the first thing that forbids it.
+// What must be as it was before a restore may change anything, and what must have become of it.
+// These look and change nothing; each throws for the first thing that forbids it.
 #pragma once
 
 #include <sys/types.h>
@@ -9,29 +9,12 @@
 #include "base/page_range.h"
 #include "restore/restore_plan.h"
 #include "target/arch.h"
-#include "target/freeze.h"
 
 namespace sluice {
-
-// A thread as the image has it.
-struct WantedThread {
-  pid_t tid = 0;
-  arch::Registers registers{};
-};
 
 // No helper but `helper` is in it: that of another dumper has a mapping of its own, which would be
 // removed. Throws ALREADY_TRACED.
 void require_alone(pid_t pid, pid_t helper);
-
-// Throws RESTORE_MISMATCH.
-void require_same_threads(pid_t pid, const std::vector<WantedThread>& wanted,
-                          const std::vector<pid_t>& tids);
-
-// Registers are not restored, so a thread must stand where it stood, with what it keeps in
-// registers; else it would go on with the stack of another function, or let the kernel write to
-// another buffer. Throws RESTORE_MISMATCH.
-void require_same_registers(pid_t pid, const std::vector<WantedThread>& wanted,
-                            const std::vector<FrozenThread>& frozen);
 
 // The plan has no mismatches. Throws RESTORE_MISMATCH.
 void require_possible(pid_t pid, const RestorePlan& plan);
@@ -46,5 +29,9 @@ void require_left_alone(pid_t pid, const RestorePlan& plan, const std::vector<Pa
 void require_same_files(pid_t pid, const std::vector<WantedVma>& wanted,
                         const std::vector<PresentVma>& present,
                         const std::vector<PageRange>& stored);
+
+// Afterwards: the kernel did what it was asked to. Throws SYSTEM.
+void require_mapped(pid_t pid, const std::vector<Mapping>& present,
+                    const std::vector<WantedVma>& wanted, HeapBounds heap);
 
 }  // namespace sluice

@@ -9,6 +9,8 @@
 #include "kernel/target_facts.h"
 #include "restore/incomplete.h"
 #include "restore/page_dropper.h"
+#include "restore/restore_checks.h"
+#include "restore/sharers.h"
 #include "target/code_search.h"
 #include "target/detach_remote.h"
 
@@ -20,7 +22,9 @@ constexpr std::chrono::milliseconds kAttachLimit{500};
 }  // namespace
 
 RestoreSession::RestoreSession(RestoreOptions options)
-    : options_(std::move(options)), target_(options_.pid, options_.start_time_ticks) {
+    : options_(std::move(options)),
+      target_(options_.pid, options_.start_time_ticks),
+      descriptors_(options_.pid, options_.state.descriptors) {
   require_dumpable(options_.pid);
   std::vector<PageRange> kept = options_.stored;
   kept.insert(kept.end(), options_.left_out.begin(), options_.left_out.end());
@@ -84,6 +88,7 @@ void RestoreSession::start_helper() {
   helper_ = Helper::start(std::move(thread), *memory_, gadgets_, both, &stopped_us, &remains_);
   raise_limits();
   calls_ = std::make_unique<MappingCalls>(options_.pid, options_.vmas, helper_.get());
+  actions_ = std::make_unique<SignalActionRestorer>(*memory_, options_.state);
 }
 
 // It inherited limits of the process, some of which may have been lowered since. They are its own.
@@ -101,9 +106,13 @@ void RestoreSession::raise_limits() {
 
 void RestoreSession::check() {
   tracer_->run([&] {
-    require_same_threads(options_.pid, options_.threads,
+    require_same_threads(options_.pid, options_.state.threads,
                          list_threads(options_.pid).value_or(std::vector<pid_t>{}));
+    descriptors_.check();
     check_memory();
+    if (!options_.force) {
+      require_unshared(options_.pid, helper_->pid(), options_.vmas, options_.stored);
+    }
   });
 }
 
@@ -143,10 +152,13 @@ std::vector<PageRange> RestoreSession::freeze() {
   try {
     return tracer_->run([&] {
       stop_all();
-      require_same_registers(options_.pid, options_.threads, freeze_->threads());
+      threads_->check();
+      descriptors_.check();
       check_memory();
       writer_->require_forced_write(options_.stored);
       writer_->open_shared();
+      descriptors_.take(target_.pidfd());
+      actions_->check([this] { return lend_thread(); }, helper_.get());
       return writer_->fixed();
     });
   } catch (...) {
@@ -181,8 +193,15 @@ void RestoreSession::stop_all() {
   for (const FrozenThread& thread : freeze_->threads()) {
     tids.push_back(thread.tid);
   }
-  require_same_threads(options_.pid, options_.threads, tids);
+  require_same_threads(options_.pid, options_.state.threads, tids);
+  threads_ = std::make_unique<ThreadRestorer>(*memory_, options_.state.threads, freeze_.get());
   writer_ = std::make_unique<PageWriter>(*memory_, options_.vmas, calls_.get());
+}
+
+// Under freeze, one in which calls can be made; it stays frozen.
+std::unique_ptr<RemoteThread> RestoreSession::lend_thread() {
+  return std::make_unique<RemoteThread>(*memory_, gadgets_, read_maps(options_.pid),
+                                        freeze_->tracees());
 }
 
 // Lets all go while nothing has been changed. What could not be stopped cannot be let go either:
@@ -190,6 +209,7 @@ void RestoreSession::stop_all() {
 void RestoreSession::abandon() {
   try {
     tracer_->run([&] {
+      threads_.reset();
       freeze_.reset();
       writer_.reset();
       calls_.reset();
@@ -218,10 +238,19 @@ bool RestoreSession::holds(RemotePtr address, std::span<const uint8_t> bytes) {
 
 void RestoreSession::apply() {
   tracer_->run([&] {
-    calls_->make_all(plan_);
+    const auto lend = [this] { return lend_thread(); };
+    actions_->restore(lend, helper_.get());
+    try {
+      calls_->make_all(plan_);
+    } catch (const Error& error) {
+      if (!error.is("RESTORE_INCOMPLETE")) {
+        actions_->undo(lend, helper_.get());
+      }
+      throw;
+    }
     try {
       calls_->join_pieces(maps(), options_.left_out, gadgets_);
-      check_result();
+      require_mapped(options_.pid, maps(), options_.vmas, calls_->heap_bounds());
       PageDropper dropper(options_.pid, kept_, scan_.get(), calls_.get(), writer_.get());
       for (const WantedVma& vma : options_.vmas) {
         result_.pages_dropped += dropper.drop(vma);
@@ -231,24 +260,8 @@ void RestoreSession::apply() {
     }
   });
   result_.mappings = calls_->done();
-}
-
-// The kernel did what it was asked to.
-void RestoreSession::check_result() {
-  std::vector<PresentVma> present;
-  for (const Mapping& mapping : maps()) {
-    present.push_back({mapping, ""});
-  }
-  const RestorePlan left = plan_restore(present, options_.vmas, calls_->heap_bounds());
-  for (const std::string& mismatch : left.mismatches) {
-    throw Error("SYSTEM", options_.pid, "", 0, mismatch);
-  }
-  for (const RestoreCall& call : left.calls) {
-    if (!call.optional) {
-      throw Error("SYSTEM", options_.pid, "", 0,
-                  describe_range(call.range, {}) + " still needs " + restore_call_name(call.kind));
-    }
-  }
+  result_.warnings = calls_->done().warnings;
+  std::ranges::copy(descriptors_.warnings(), std::back_inserter(result_.warnings));
 }
 
 void RestoreSession::write(const std::vector<PageRange>& ranges, std::span<const uint8_t> bytes) {
@@ -261,11 +274,23 @@ void RestoreSession::write(const std::vector<PageRange>& ranges, std::span<const
   });
 }
 
+void RestoreSession::finish() {
+  tracer_->run([&] {
+    try {
+      descriptors_.restore();
+      threads_->restore();
+    } catch (const Error& error) {
+      throw incomplete(error);
+    }
+  });
+}
+
 void RestoreSession::thaw() {
   if (freeze_ && tracer_) {
     tracer_->run([&] {
       freeze_->thaw();
       result_.frozen_us = freeze_->frozen_us();
+      threads_.reset();
       freeze_.reset();
     });
   }

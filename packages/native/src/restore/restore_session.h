@@ -6,10 +6,11 @@
 //   freeze   all threads stop, and everything is checked again; nothing is changed yet
 //   apply    mappings are brought back, and pages dropped that the image does not have
 //   write    pages of the image, any number of times
+//   finish   files stand where they stood, and threads have their registers
 //   thaw
 //   detach   the helper is ended; always to be called
 //
-// From `apply` on, failure leaves the memory half restored. detach() thaws in any case.
+// From `apply` on, failure leaves the process half restored. detach() thaws in any case.
 #pragma once
 
 #include <sys/types.h>
@@ -22,10 +23,13 @@
 
 #include "base/error.h"
 #include "pages/page_scan.h"
+#include "restore/descriptor_restorer.h"
 #include "restore/mapping_calls_remote.h"
 #include "restore/page_writer.h"
-#include "restore/restore_checks.h"
 #include "restore/restore_plan.h"
+#include "restore/signal_action_restorer.h"
+#include "restore/thread_restorer.h"
+#include "restore/wanted_state.h"
 #include "target/freeze.h"
 #include "target/helper_remote.h"
 #include "target/target_handle.h"
@@ -39,9 +43,11 @@ struct RestoreOptions {
   uint64_t start_time_ticks = 0;
   // All ascending and not overlapping.
   std::vector<WantedVma> vmas;
-  std::vector<WantedThread> threads;
+  WantedState state;
   std::vector<PageRange> stored;
   std::vector<PageRange> left_out;
+  // Even where other processes would see shared memory change.
+  bool force = false;
   uint64_t freeze_timeout_ms = 0;
 };
 
@@ -51,6 +57,7 @@ struct RestoreResult {
   uint64_t pages_dropped = 0;
   double freezing_us = 0;
   double frozen_us = 0;
+  std::vector<std::string> warnings;
 };
 
 class RestoreSession {
@@ -80,6 +87,8 @@ class RestoreSession {
   void apply();
   // Worker. `bytes` are those of `ranges`, one after the other. Throws RESTORE_INCOMPLETE.
   void write(const std::vector<PageRange>& ranges, std::span<const uint8_t> bytes);
+  // Worker, after all is written. Throws RESTORE_INCOMPLETE.
+  void finish();
   // Worker.
   void thaw();
   // Worker. Never throws for a process that is gone. Returns warnings.
@@ -93,7 +102,7 @@ class RestoreSession {
   std::vector<Mapping> maps() const;
   std::vector<PresentVma> present_vmas();
   void check_memory();
-  void check_result();
+  std::unique_ptr<RemoteThread> lend_thread();
 
   RestoreOptions options_;
   std::atomic<bool> cancelled_{false};
@@ -106,7 +115,10 @@ class RestoreSession {
   std::vector<HelperRemains> remains_;
   std::unique_ptr<MappingCalls> calls_;  // of the helper
   std::unique_ptr<PageWriter> writer_;
+  DescriptorRestorer descriptors_;
+  std::unique_ptr<SignalActionRestorer> actions_;
   std::unique_ptr<Freeze> freeze_;
+  std::unique_ptr<ThreadRestorer> threads_;  // of the freeze
   // Flags and the maps that they belong to.
   std::vector<Mapping> flagged_maps_;
   std::vector<VmFlags> flags_;

@@ -247,7 +247,9 @@ class DumpSession {
 
   PageRanges chain_;                // pages that are in the rounds so far
   PageRanges owed_;                 // pages that were collected and are in none
-  std::vector<std::string> rings_;  // io_uring instances of the target, before the freeze
+  // Descriptors of the target before the freeze: io_uring instances, and what has a position.
+  std::vector<std::string> rings_;
+  std::vector<uint32_t> open_files_;
   mutable std::mutex mutex_;
   std::deque<std::unique_ptr<Round>> rounds_;  // with mutex_; a round itself belongs to its users
   bool cancelled_ = false;                     // with mutex_

@@ -16,6 +16,8 @@ namespace {
 
 // Pages after which the survey closes an item: fine enough to cut the address space evenly.
 constexpr uint64_t kPagesPerItem = 1024;
+// Looking at so many takes 2 to 3 ms.
+constexpr size_t kMostFrozenDescriptors = 512;
 
 constexpr char kUnreadable[] =
     "could not be read: a guard page, device memory, or memory with a hardware error";
@@ -137,6 +139,9 @@ size_t DumpSession::control_prepare(RoundKind kind, std::vector<SurveyItem>* ite
   round->work.copy = copy;
   round->work.copy_bytes = copy_pages * kPageBytes / options_.lanes;
   set_cuts(number, std::vector<uint64_t>(options_.lanes - 1, kAddressSpaceEnd));
+  if (kind != RoundKind::kLive) {
+    open_files_ = descriptors_of_files(options_.pid, kMostFrozenDescriptors);
+  }
   if (kind == RoundKind::kFinal) {
     prepare_twin(round);
     rings_ = list_rings(options_.pid);
@@ -301,6 +306,8 @@ void DumpSession::capture_frozen(Round* round, const Round* live, After after) {
   result->threads = freeze->thread_states();
   if (auto state = read_process_state(options_.pid)) {
     result->process.emplace().state = std::move(*state);
+    // While lanes are at work as well. Where files stand belongs to the memory.
+    result->process->files = read_process_files(options_.pid, open_files_);
   }
   if (work->twinning != nullptr) {
     exchange->wait_secured();
@@ -312,9 +319,9 @@ void DumpSession::capture_frozen(Round* round, const Round* live, After after) {
     freeze->thaw();
     frozen_.store(false, std::memory_order_relaxed);
   };
-  const auto read_files = [&] {
+  const auto read_other_descriptors = [&] {
     if (result->process) {
-      result->process->files = read_process_files(options_.pid);
+      add_descriptors(options_.pid, &result->process->files);
     }
   };
   if (goes_on_early) {
@@ -322,7 +329,7 @@ void DumpSession::capture_frozen(Round* round, const Round* live, After after) {
     exchange->reach(Mark::kThawed);
     exchange->open_gate();
     urgent.reset();
-    read_files();
+    read_other_descriptors();
   }
   exchange->wait_drains(frozen_);
   result->memwrite_us = microseconds_since(opened);
@@ -330,7 +337,7 @@ void DumpSession::capture_frozen(Round* round, const Round* live, After after) {
     thaw();
   }
   if (!goes_on_early) {
-    read_files();
+    read_other_descriptors();
   }
   result->freezing_us = freeze->freezing_us();
   result->frozen_us = freeze->frozen_us();

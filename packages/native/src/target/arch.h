@@ -95,10 +95,20 @@ Registers registers_for_exit(const Registers& base, const Gadgets& gadgets, Remo
 // `registers` show that, makes the kernel restart the call unless a handler runs. True if changed.
 bool restart_if_merely_stopped(Registers* registers);
 
-// Names of the registers that a thread goes on with and that differ, like "rip rbx"; "" if it would
-// go on in the same way. Of a thread that waits in a system call these are where it stands, what
-// the ABI keeps across calls, and the arguments of its call; of any other all.
-std::string differing_registers(const Registers& a, const Registers& b);
+// Bytes of code that end where a thread that makes a system call goes on.
+inline constexpr size_t kCallBytes = 7;
+// How the kernel goes on with some calls that it interrupted (a sleep, a wait with a timeout) is
+// noted in the thread and cannot be brought back. So where `registers` say that it is to go on with
+// such a call, and the thread has not stood in that call since, by its registers `now`, the call is
+// made again from its arguments, and its timeout starts anew. `code` are the kCallBytes before the
+// place, or none: the arguments alone do not tell which call it was, if it was interrupted twice.
+// If that cannot be found out, the call fails with EINTR.
+void restart_without_block(Registers* registers, const Registers& now,
+                           std::span<const uint8_t> code);
+
+// Whether the extended state `wanted` (NT_X86_XSTATE) can be given to a thread that has `now`: it
+// is of such a processor.
+bool fits_extended_state(std::span<const uint8_t> wanted, std::span<const uint8_t> now);
 
 // ELF class, instruction set: whether Sluice can work on code like this.
 bool is_native_executable(std::span<const uint8_t> elf_header);

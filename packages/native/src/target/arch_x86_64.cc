@@ -335,102 +335,71 @@ bool restart_if_merely_stopped(Registers* registers) {
 
 namespace {
 
-// How many arguments the kernel looks at, of calls in which threads wait; for others the most there
-// can be.
-size_t argument_count(const Registers& registers) {
-  switch (registers.orig_rax) {
-    case SYS_pause:
-      return 0;
-    case SYS_restart_syscall:
-    case SYS_nanosleep:
-    case SYS_rt_sigsuspend:
-    case SYS_flock:
-      return 2;
-    case SYS_read:
-    case SYS_readv:
-    case SYS_write:
-    case SYS_writev:
-    case SYS_poll:
-    case SYS_accept:
-    case SYS_connect:
-    case SYS_recvmsg:
-    case SYS_sendmsg:
-    case SYS_fcntl:
-    case SYS_ioctl:
-    case SYS_semop:
-      return 3;
-    case SYS_epoll_wait:
-    case SYS_clock_nanosleep:
-    case SYS_wait4:
-    case SYS_accept4:
-    case SYS_rt_sigtimedwait:
-    case SYS_semtimedop:
-      return 4;
-    case SYS_futex: {
-      constexpr uint64_t kCommandMask = 0x7f;
-      return (registers.rsi & kCommandMask) == 0 ? 4 : 6;  // FUTEX_WAIT has no second address
-    }
-    case SYS_select:
-    case SYS_ppoll:
-    case SYS_waitid:
-    case SYS_recvmmsg:
-    case SYS_msgrcv:
-    case SYS_io_getevents:
-      return 5;
-    default:
-      return 6;
+// Of a call that is made under the name of restart_syscall(2): the number that the code loads right
+// before it makes the call, if it is one of those that the kernel goes on with in that way.
+std::optional<uint64_t> number_before(std::span<const uint8_t> code) {
+  constexpr uint8_t kLoadNumber = 0xb8;  // mov $number, %eax
+  constexpr uint8_t kSyscall[] = {0x0f, 0x05};
+  uint32_t number = 0;
+  static_assert(kCallBytes == 1 + sizeof number + sizeof kSyscall);
+  if (code.size() != kCallBytes || code[0] != kLoadNumber ||
+      std::memcmp(code.data() + 1 + sizeof number, kSyscall, sizeof kSyscall) != 0) {
+    return std::nullopt;
   }
+  std::memcpy(&number, code.data() + 1, sizeof number);
+  switch (number) {
+    case SYS_nanosleep:
+    case SYS_clock_nanosleep:
+    case SYS_poll:
+    case SYS_futex:
+      return number;
+    default:
+      return std::nullopt;
+  }
+}
+
+bool stands_in_same_call(const Registers& a, const Registers& b) {
+  const bool same_number = a.orig_rax == b.orig_rax || a.orig_rax == SYS_restart_syscall ||
+                           b.orig_rax == SYS_restart_syscall;
+  return in_syscall(a) && in_syscall(b) && a.rax == b.rax && same_number && a.rip == b.rip &&
+         a.rsp == b.rsp && a.rdi == b.rdi && a.rsi == b.rsi && a.rdx == b.rdx && a.r10 == b.r10 &&
+         a.r8 == b.r8 && a.r9 == b.r9;
 }
 
 }  // namespace
 
-std::string differing_registers(const Registers& a, const Registers& b) {
-  std::string text;
-  const auto compare = [&](const char* name, unsigned long long Registers::* field) {
-    if (a.*field != b.*field) {
-      text += (text.empty() ? "" : " ") + std::string(name);
-    }
-  };
-  using Field = unsigned long long Registers::*;
-  struct Named {
-    const char* name;
-    Field field;
-  };
-  constexpr Named kKept[] = {{"rip", &Registers::rip},         {"rsp", &Registers::rsp},
-                             {"fs_base", &Registers::fs_base}, {"gs_base", &Registers::gs_base},
-                             {"rbp", &Registers::rbp},         {"rbx", &Registers::rbx},
-                             {"r12", &Registers::r12},         {"r13", &Registers::r13},
-                             {"r14", &Registers::r14},         {"r15", &Registers::r15}};
-  constexpr Named kArguments[] = {{"rdi", &Registers::rdi}, {"rsi", &Registers::rsi},
-                                  {"rdx", &Registers::rdx}, {"r10", &Registers::r10},
-                                  {"r8", &Registers::r8},   {"r9", &Registers::r9}};
-  for (const Named& named : kKept) {
-    compare(named.name, named.field);
+void restart_without_block(Registers* registers, const Registers& now,
+                           std::span<const uint8_t> code) {
+  if (!in_syscall(*registers) || static_cast<int64_t>(registers->rax) != -kRestartBlock) {
+    return;
   }
-  if (!in_syscall(a) || !in_syscall(b)) {
-    for (const Named& named : kArguments) {
-      compare(named.name, named.field);
-    }
-    for (const Named& named : {Named{"rax", &Registers::rax}, Named{"rcx", &Registers::rcx},
-                               Named{"r11", &Registers::r11}, Named{"eflags", &Registers::eflags},
-                               Named{"orig_rax", &Registers::orig_rax}}) {
-      compare(named.name, named.field);
-    }
-    return text;
+  if (stands_in_same_call(*registers, now)) {
+    registers->orig_rax = now.orig_rax;
+    return;
   }
-  // A call that was interrupted before may go on under the name of restart_syscall(2).
-  const bool restarted = a.orig_rax == SYS_restart_syscall || b.orig_rax == SYS_restart_syscall;
-  if (!restarted) {
-    compare("orig_rax", &Registers::orig_rax);
-  }
-  const size_t count = std::min(argument_count(a), argument_count(b));
-  for (size_t i = 0; i < count; ++i) {
-    // A futex has the value that is in memory or it does not wait.
-    if (a.orig_rax != SYS_futex || kArguments[i].field != &Registers::rdx) {
-      compare(kArguments[i].name, kArguments[i].field);
+  if (registers->orig_rax == SYS_restart_syscall) {
+    const auto number = number_before(code);
+    if (!number) {
+      registers->rax = static_cast<uint64_t>(-EINTR);
+      return;
     }
+    registers->orig_rax = *number;
   }
-  return text;
+  registers->rax = static_cast<uint64_t>(-kRestartNoHand);
+}
+
+bool fits_extended_state(std::span<const uint8_t> wanted, std::span<const uint8_t> now) {
+  if (wanted.size() != now.size()) {
+    return false;
+  }
+  if (now.size() < kXstateHeaderOffset + kXstateHeaderBytes) {
+    return true;
+  }
+  uint64_t offered = 0;
+  uint64_t in_use = 0;
+  std::memcpy(&offered, now.data() + kFpSoftwareOffset, sizeof offered);
+  std::memcpy(&in_use, wanted.data() + kXstateHeaderOffset, sizeof in_use);
+  return (in_use & ~offered) == 0;
 }
 
 bool is_native_executable(std::span<const uint8_t> elf_header) {

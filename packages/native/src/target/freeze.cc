@@ -199,6 +199,15 @@ std::vector<ThreadState> Freeze::thread_states() {
   return states;
 }
 
+std::vector<Tracee*> Freeze::tracees() {
+  std::vector<Tracee*> tracees;
+  tracees.reserve(threads_.size());
+  for (auto& [tid, frozen] : threads_) {
+    tracees.push_back(&frozen.tracee);
+  }
+  return tracees;
+}
+
 void Freeze::thaw() {
   if (thawed_) {
     return;

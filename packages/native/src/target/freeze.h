@@ -47,6 +47,8 @@ class Freeze {
   void abandon() { thawed_ = true; }
 
   std::vector<FrozenThread> threads() const;
+  // To be left stopped.
+  std::vector<Tracee*> tracees();
   // All that the kernel keeps of them; some microseconds for each.
   std::vector<ThreadState> thread_states();
   // Time to stop: first thread interrupted until all stood still.

@@ -34,46 +34,27 @@ constexpr std::chrono::milliseconds kRetryPause{1};
   throw Error("TARGET_EXITED", pid, "", 0, "the process ended while it was worked on");
 }
 
-bool has_shadow_stack(pid_t tid) {
+[[noreturn]] void throw_no_stack(pid_t pid) {
+  throw Error("INJECTION", pid, "", 0,
+              "no thread was on a stack with room for a return frame (goroutines, coroutines and "
+              "alternate stacks do not qualify)");
+}
+
+void require_no_shadow_stack(pid_t pid) {
   // Returning to a made-up address is an error where the processor checks return addresses.
-  const auto status = read_proc_file(tid, "status");
-  return status && status->find("x86_Thread_features:\tshstk") != std::string::npos;
+  const auto status = read_proc_file(pid, "status");
+  if (status && status->find("x86_Thread_features:\tshstk") != std::string::npos) {
+    throw Error("INJECTION", pid, "", 0, "it uses a shadow stack, which forbids injected calls");
+  }
 }
 
 }  // namespace
-
-std::optional<RemotePtr> frame_room(const std::vector<Mapping>& maps, RemotePtr stack_pointer,
-                                    RemotePtr thread_pointer, size_t bytes) {
-  const uint64_t sp = stack_pointer.value();
-  const auto above = std::upper_bound(maps.begin(), maps.end(), sp,
-                                      [](uint64_t at, const Mapping& m) { return at < m.end; });
-  if (above == maps.end() || sp < above->start || !above->readable || !above->writable ||
-      above->shared) {
-    return std::nullopt;
-  }
-  if (above->path != "[stack]") {
-    const bool is_thread_stack =
-        !has_file(*above) && thread_pointer.value() > sp && thread_pointer.value() < above->end;
-    const bool guarded = above == maps.begin() || std::prev(above)->end < above->start ||
-                         (!std::prev(above)->readable && !std::prev(above)->writable);
-    if (!is_thread_stack || !guarded) {
-      return std::nullopt;
-    }
-  }
-  if (sp - above->start < arch::kRedZoneBytes + bytes + arch::kFrameAlignment) {
-    return std::nullopt;
-  }
-  const uint64_t at = sp - arch::kRedZoneBytes - bytes;
-  return RemotePtr(at / arch::kFrameAlignment * arch::kFrameAlignment);
-}
 
 RemoteThread::RemoteThread(const TargetMemory& memory, const arch::Gadgets& gadgets,
                            const std::vector<Mapping>& maps, Deadline deadline)
     : memory_(memory), gadgets_(gadgets) {
   const pid_t pid = memory.pid();
-  if (has_shadow_stack(pid)) {
-    throw Error("INJECTION", pid, "", 0, "it uses a shadow stack, which forbids injected calls");
-  }
+  require_no_shadow_stack(pid);
   do {
     const auto threads = list_threads(pid);
     if (!threads || threads->empty()) {
@@ -86,9 +67,22 @@ RemoteThread::RemoteThread(const TargetMemory& memory, const arch::Gadgets& gadg
     }
     std::this_thread::sleep_for(kRetryPause);
   } while (Clock::now() < deadline);
-  throw Error("INJECTION", pid, "", 0,
-              "no thread was on a stack with room for a return frame (goroutines, coroutines and "
-              "alternate stacks do not qualify)");
+  throw_no_stack(pid);
+}
+
+RemoteThread::RemoteThread(const TargetMemory& memory, const arch::Gadgets& gadgets,
+                           const std::vector<Mapping>& maps, const std::vector<Tracee*>& stopped)
+    : memory_(memory), gadgets_(gadgets) {
+  require_no_shadow_stack(memory.pid());
+  for (Tracee* tracee : stopped) {
+    const auto status = read_thread_status(memory.pid(), tracee->tid());
+    stopped_since_ = Clock::now();
+    if (status && prepare(tracee, status->seccomp_mode, maps)) {
+      tracee_ = tracee;
+      return;
+    }
+  }
+  throw_no_stack(memory.pid());
 }
 
 // True: the thread is stopped for us.
@@ -112,39 +106,47 @@ bool RemoteThread::stop(Tracee* tracee, Deadline deadline) {
 }
 
 bool RemoteThread::try_thread(pid_t tid, const std::vector<Mapping>& maps, Deadline deadline) {
-  const pid_t pid = memory_.pid();
-  const auto status = read_thread_status(pid, tid);
+  const auto status = read_thread_status(memory_.pid(), tid);
   if (!status || status->is_zombie() || status->state == 'D') {
     return false;
   }
   Tracee tracee(tid);
   stopped_since_ = Clock::now();
-  if (!stop(&tracee, std::max(deadline, Clock::now() + kCallLimit))) {
+  if (!stop(&tracee, std::max(deadline, Clock::now() + kCallLimit)) ||
+      !prepare(&tracee, status->seccomp_mode, maps)) {
     return false;
   }
-  if (!tracee.get_registers(&original_) || !tracee.get_signal_mask(&signal_mask_)) {
+  own_.emplace(std::move(tracee));
+  tracee_ = &*own_;
+  return true;
+}
+
+// Of a stopped thread. False: it does not qualify, and is as it was.
+bool RemoteThread::prepare(Tracee* tracee, int seccomp_mode, const std::vector<Mapping>& maps) {
+  const pid_t pid = memory_.pid();
+  if (!tracee->get_registers(&original_) || !tracee->get_signal_mask(&signal_mask_)) {
     return false;
   }
   // At once, so that a call that only our stop interrupted is made again whoever lets the thread
   // go.
   if (arch::restart_if_merely_stopped(&original_)) {
-    tracee.set_registers(original_);
+    tracee->set_registers(original_);
   }
   steps::at(steps::Step::kStopped);
-  auto xstate = tracee.extended_state();
+  auto xstate = tracee->extended_state();
   arch::keep_restorable(&xstate);
   const auto room =
       frame_room(maps, arch::stack_pointer(original_), arch::thread_pointer(original_),
                  arch::return_frame_bytes(xstate.size()));
-  if (!room || xstate.empty() || in_restartable_sequence(&tracee, original_) ||
-      !gadgets_stand(TargetMemory(tid), gadgets_)) {
+  if (!room || xstate.empty() || in_restartable_sequence(tracee, original_) ||
+      !gadgets_stand(TargetMemory(tracee->tid()), gadgets_)) {
     return false;
   }
   long options = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE;
-  if (status->seccomp_mode != 0) {
+  if (seccomp_mode != 0) {
     options |= abi::kPtraceSuspendSeccomp;
   }
-  if (!tracee.set_options(options)) {
+  if (!tracee->set_options(options)) {
     throw Error("INJECTION", pid, "ptrace", EPERM,
                 "it has a seccomp filter, and this caller may not suspend that (needs "
                 "CAP_SYS_ADMIN and no filter of its own)");
@@ -153,11 +155,10 @@ bool RemoteThread::try_thread(pid_t tid, const std::vector<Mapping>& maps, Deadl
   const auto frame = arch::return_frame(frame_, original_, xstate, signal_mask_, gadgets_);
   covered_.resize(frame.size());
   if (!memory_.read(frame_, covered_.data(), covered_.size()) ||
-      !TargetMemory::write(tid, frame_, frame.data(), frame.size())) {
+      !TargetMemory::write(tracee->tid(), frame_, frame.data(), frame.size())) {
     return false;
   }
   steps::at(steps::Step::kFrameWritten);
-  tracee_.emplace(std::move(tracee));
   return true;
 }
 
@@ -291,6 +292,9 @@ void RemoteThread::put_back() {
 RemoteThread::~RemoteThread() {
   if (tracee_->stopped()) {
     put_back();
+  }
+  if (!own_) {
+    tracee_->set_options(0);
   }
 }
 

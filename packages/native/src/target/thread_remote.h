@@ -50,7 +50,11 @@ class RemoteThread {
   // FREEZE_TIMEOUT (after which the tracer task must be ended), INJECTION (no thread will do).
   RemoteThread(const TargetMemory& memory, const arch::Gadgets& gadgets,
                const std::vector<Mapping>& maps, Deadline deadline);
-  // Puts everything back and lets the thread go.
+  // Takes a suitable one of threads that are stopped (Stop::kEvent) already, and leaves it stopped.
+  // Throws INJECTION.
+  RemoteThread(const TargetMemory& memory, const arch::Gadgets& gadgets,
+               const std::vector<Mapping>& maps, const std::vector<Tracee*>& stopped);
+  // Puts everything back, and lets the thread go if it was stopped for this.
   ~RemoteThread();
   RemoteThread(const RemoteThread&) = delete;
   RemoteThread& operator=(const RemoteThread&) = delete;
@@ -69,13 +73,15 @@ class RemoteThread {
  private:
   bool try_thread(pid_t tid, const std::vector<Mapping>& maps, Deadline deadline);
   bool stop(Tracee* tracee, Deadline deadline);
+  bool prepare(Tracee* tracee, int seccomp_mode, const std::vector<Mapping>& maps);
   bool in_restartable_sequence(Tracee* tracee, const arch::Registers& registers);
   void advance_to_syscall_stop();
   void put_back();
 
   const TargetMemory& memory_;
   arch::Gadgets gadgets_;
-  std::optional<Tracee> tracee_;
+  std::optional<Tracee> own_;
+  Tracee* tracee_ = nullptr;
   arch::Registers original_{};
   uint64_t signal_mask_ = 0;
   RemotePtr frame_;

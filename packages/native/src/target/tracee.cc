@@ -214,6 +214,12 @@ std::vector<uint8_t> Tracee::extended_state() {
   return {state, state + vector.iov_len};
 }
 
+bool Tracee::set_extended_state(std::span<const uint8_t> state) {
+  std::vector<uint8_t> copy(state.begin(), state.end());
+  iovec vector{copy.data(), copy.size()};
+  return request(PTRACE_SETREGSET, NT_X86_XSTATE, reinterpret_cast<long>(&vector));
+}
+
 bool Tracee::get_signal_mask(uint64_t* mask) {
   return request(PTRACE_GETSIGMASK, sizeof *mask, reinterpret_cast<long>(mask));
 }

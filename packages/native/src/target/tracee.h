@@ -90,6 +90,8 @@ class Tracee {
   bool set_registers(const arch::Registers& registers);
   // Extended state in the layout of NT_X86_XSTATE; empty if gone.
   std::vector<uint8_t> extended_state();
+  // All of it, as extended_state() gives it.
+  bool set_extended_state(std::span<const uint8_t> state);
   bool get_signal_mask(uint64_t* mask);
   bool set_signal_mask(uint64_t mask);
   bool set_options(long options);

@@ -1,0 +1,87 @@
+#include "restore/sharers.h"
+
+#include <algorithm>
+#include <map>
+#include <string>
+#include <tuple>
+
+#include "base/error.h"
+#include "kernel/proc_file.h"
+#include "kernel/proc_task.h"
+
+namespace sluice {
+namespace {
+
+constexpr size_t kMostNamed = 5;
+
+// Device and inode, as in maps.
+using Object = std::tuple<unsigned, unsigned, uint64_t>;
+Object object_of(const Mapping& mapping) {
+  return {mapping.dev_major, mapping.dev_minor, mapping.inode};
+}
+
+bool is_written(const WantedVma& vma, const std::vector<PageRange>& stored) {
+  if (!vma.mapping.shared || !has_file(vma.mapping)) {
+    return false;
+  }
+  const auto run =
+      std::lower_bound(stored.begin(), stored.end(), vma.mapping.start,
+                       [](const PageRange& range, uint64_t at) { return range.end <= at; });
+  return vma.is_object() ||
+         (vma.kind == VmaKind::kSharedFile && run != stored.end() && run->start < vma.mapping.end);
+}
+
+std::vector<Mapping> maps_if_readable(pid_t pid) {
+  try {
+    return read_maps(pid);
+  } catch (const Error&) {
+    return {};  // gone, a kernel thread, or somebody else's
+  }
+}
+
+}  // namespace
+
+void require_unshared(pid_t pid, pid_t helper, const std::vector<WantedVma>& wanted,
+                      const std::vector<PageRange>& stored) {
+  std::map<Object, std::string> written;
+  for (const WantedVma& vma : wanted) {
+    if (is_written(vma, stored)) {
+      written.emplace(object_of(vma.mapping), vma.mapping.path);
+    }
+  }
+  std::map<Object, std::vector<pid_t>> sharers;
+  const ScopedDir proc(written.empty() ? nullptr : ::opendir("/proc"));
+  while (const dirent* entry = proc ? ::readdir(proc.get()) : nullptr) {
+    TextCursor cursor(entry->d_name);
+    uint64_t number = 0;
+    const bool is_process = cursor.take_decimal(number) && cursor.at_end();
+    const auto other = static_cast<pid_t>(number);
+    if (!is_process || other == pid || other == helper) {
+      continue;
+    }
+    for (const Mapping& mapping : maps_if_readable(other)) {
+      std::vector<pid_t>* pids =
+          written.contains(object_of(mapping)) ? &sharers[object_of(mapping)] : nullptr;
+      if (pids != nullptr && (pids->empty() || pids->back() != other)) {
+        pids->push_back(other);
+      }
+    }
+  }
+  if (sharers.empty()) {
+    return;
+  }
+  const auto& [object, pids] = *sharers.begin();
+  std::string text;
+  for (size_t i = 0; i < std::min(pids.size(), kMostNamed); ++i) {
+    text += (i > 0 ? ", " : "") + std::to_string(pids[i]) + " (" +
+            thread_name(pids[i], pids[i]).value_or("") + ")";
+  }
+  if (pids.size() > kMostNamed) {
+    text += " and " + std::to_string(pids.size() - kMostNamed) + " more";
+  }
+  throw Error("RESTORE_MISMATCH", pid, "", 0,
+              written[object] + " is shared with process " + text +
+                  ", which would see it change (option force allows that)");
+}
+
+}  // namespace sluice
