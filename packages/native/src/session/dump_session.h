@@ -245,8 +245,8 @@ class DumpSession {
   double drain_us_ = ConsistencyCosts{}.drain_us;  // of a page, with all drains, when last seen
   std::optional<uint64_t> huge_pages_;             // in units of 4 KiB; when first looked
 
-  PageRanges chain_;                // pages that are in the rounds so far
-  PageRanges owed_;                 // pages that were collected and are in none
+  PageRanges chain_;  // pages that are in the rounds so far
+  PageRanges owed_;   // pages that were collected and are in none
   // Descriptors of the target before the freeze: io_uring instances, and what has a position.
   std::vector<std::string> rings_;
   std::vector<uint32_t> open_files_;
