@@ -21,6 +21,10 @@ void append_range(PageRanges* ranges, PageRange range) {
   }
 }
 
+void append_all(PageRanges* ranges, const PageRanges& more) {
+  ranges->insert(ranges->end(), more.begin(), more.end());
+}
+
 PageRanges normalised(PageRanges ranges) {
   std::sort(ranges.begin(), ranges.end(),
             [](const PageRange& a, const PageRange& b) { return a.start < b.start; });

@@ -11,6 +11,8 @@ using PageRanges = std::vector<PageRange>;
 
 // Adds `range` to the end of `ranges`, joining it with the last one where they touch.
 void append_range(PageRanges* ranges, PageRange range);
+// As they are, in any order.
+void append_all(PageRanges* ranges, const PageRanges& more);
 
 // A set from ranges in any order, which may overlap.
 PageRanges normalised(PageRanges ranges);

@@ -1,0 +1,135 @@
+// What comes of a round of a DumpSession: its shards, and what is known of its pages.
+#include <algorithm>
+#include <utility>
+
+#include "session/dump_session.h"
+
+namespace sluice {
+namespace {
+
+constexpr char kUnreadable[] =
+    "could not be read: a guard page, device memory, or memory with a hardware error";
+
+constexpr char kAio[] =
+    "it does asynchronous I/O (io_setup(2)): no tracker sees what the kernel reads into its memory "
+    "during rounds";
+
+bool does_aio(const PlannedVma& vma) { return vma.mapping.path.starts_with("/[aio]"); }
+
+}  // namespace
+
+void DumpSession::drain_open(size_t drain, size_t round, const std::string& dir,
+                             uint64_t preallocate_bytes) {
+  Round* const at = round_at(round);
+  const bool moving = at->work.kind == RoundKind::kLive && moving_pages_matter_;
+  at->shards.at(drain) =
+      std::make_unique<ShardFile>(dir, drain, options_.io, preallocate_bytes, moving);
+}
+
+void DumpSession::drain_run(size_t drain, size_t first, size_t last) {
+  for (size_t number = first; number <= last; ++number) {
+    Round* const round = round_at(number);
+    try {
+      round->exchange.drain_wait_gate();
+      ShardFile* const shard = round->shards.at(drain).get();
+      while (Slot* slot = round->exchange.take_filled()) {
+        shard->append(slot);
+        bytes_drained_.fetch_add(slot->bytes, std::memory_order_relaxed);
+        round->exchange.give_empty(slot);
+      }
+      if (round->work.kind == RoundKind::kLive) {
+        // What was reserved beyond its end is room that later rounds may need.
+        shard->cut();
+      }
+      round->exchange.drain_done();
+    } catch (...) {
+      round->exchange.fail();
+      throw;
+    }
+  }
+}
+
+// Pages of earlier rounds that are there and were not written since.
+PageRanges DumpSession::pages_in_parent(const Round& round) const {
+  PageRanges looked;
+  PageRanges changed;
+  PageRanges kept;
+  for (const LaneRound& lane : round.lanes) {
+    append_all(&looked, lane.looked);
+    append_all(&changed, lane.look.changed);
+    append_all(&kept, lane.look.kept);
+  }
+  const PageRanges gone = subtracted(normalised(std::move(changed)), normalised(std::move(kept)));
+  return subtracted(intersected(chain_, normalised(std::move(looked))), gone);
+}
+
+RoundResult DumpSession::finish_round(size_t number) {
+  Round* const round = round_at(number);
+  RoundResult result = std::move(round->result);
+  std::vector<StoredRun> runs;
+  for (const auto& shard : round->shards) {
+    runs.insert(runs.end(), shard->runs().begin(), shard->runs().end());
+  }
+  const RoundKind kind = round->work.kind;
+  for (const LaneRound& lane : round->lanes) {
+    result.scan_us = std::max(result.scan_us, lane.scan_us);
+    for (const PageRange& range : kind == RoundKind::kLive ? PageRanges{} : lane.left_out) {
+      result.left_out.push_back({range, kUnreadable});
+    }
+  }
+  result.plan = std::move(round->work.plan);
+  if (kind == RoundKind::kLive) {
+    result.plan.aliases.clear();  // it takes nothing that is mapped several times
+  }
+  const auto& vmas = result.plan.vmas;
+  if (kind == RoundKind::kFinal && std::any_of(vmas.begin(), vmas.end(), does_aio)) {
+    result.plan.warnings.push_back(kAio);
+  }
+  const PageRanges in_parent = kind == RoundKind::kFinal ? pages_in_parent(*round) : PageRanges{};
+  result.table = make_page_table(std::move(runs), result.plan.aliases, in_parent);
+  for (const PlannedVma& vma : result.plan.vmas) {
+    const auto known =
+        std::lower_bound(vm_flags_.begin(), vm_flags_.end(), vma.mapping.start,
+                         [](const VmFlags& flags, uint64_t start) { return flags.start < start; });
+    const bool same = known != vm_flags_.end() && known->start == vma.mapping.start &&
+                      known->end == vma.mapping.end;
+    result.vm_flags.push_back(same ? known->flags : "");
+  }
+  for (ThreadState& thread : result.threads) {
+    name_thread(options_.pid, identity_.namespace_pid, &thread);
+  }
+  if (result.process) {
+    CapturedProcess& process = *result.process;
+    process.auxiliary_vector = stamp_.auxiliary_vector;  // it is the same program
+    process.program_break = round->lanes.front().program_break;
+    process.signal_actions =
+        actions_of_caught(process.state.status.caught, lanes_.front()->signal_actions());
+  }
+  result.pinned_peak_bytes = round->exchange.pinned_peak_bytes();
+  round->lanes.clear();
+  return result;
+}
+
+SealedShard DumpSession::drain_seal(size_t drain, size_t round, uint64_t piece_bytes,
+                                    bool durable) {
+  ShardFile* const shard = round_at(round)->shards.at(drain).get();
+  SealedShard sealed;
+  sealed.file = shard->name();
+  sealed.bytes = shard->bytes();
+  sealed.direct = shard->direct();
+  sealed.io_reason = shard->io_reason();
+  shard->cut();
+  auto start = Clock::now();
+  if (durable) {
+    shard->sync();
+    sealed.sync_us = microseconds_since(start);
+  }
+  if (piece_bytes > 0) {
+    start = Clock::now();
+    sealed.crcs = shard->checksum(piece_bytes);
+    sealed.checksum_us = microseconds_since(start);
+  }
+  return sealed;
+}
+
+}  // namespace sluice
