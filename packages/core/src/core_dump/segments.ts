@@ -1,14 +1,10 @@
 /** From the mappings of a process to the segments of its core. */
+import type { AddressRange } from '../image/address_range.js';
 import { checkBackingFile } from '../image/backing_file.js';
 import { PAGE_BYTES } from '../image/layout.js';
 import type { ManifestLeftOut, ManifestProcess, ManifestVma } from '../image/manifest.js';
 import type { Image } from '../image/reader.js';
 import { wanted } from './filter.js';
-
-export interface AddressRange {
-  start: bigint;
-  end: bigint;
-}
 
 /** Addresses that follow one another in the core, too. */
 export interface CoreSegment extends AddressRange {

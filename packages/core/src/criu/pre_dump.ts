@@ -1,9 +1,9 @@
 /** One live round that `criu dump` builds on. */
 import { resolve } from 'node:path';
 import { fromNative, SluiceError, throwIfAborted, withThawed } from '../errors.js';
+import { flatRanges } from '../image/address_range.js';
 import { createImageDir, openImage } from '../image/index.js';
 import { addressOf } from '../image/mappings.js';
-import type { PageSpan } from '../image/page_spans.js';
 import { ProgressMeter } from '../session/dump_run.js';
 import { identify } from '../session/identify.js';
 import { checkPid, type PreDumpOptions, resolvePreDumpOptions } from '../session/options.js';
@@ -61,7 +61,12 @@ export async function preDumpProcess(pid: number, options: PreDumpOptions): Prom
         ? []
         : await checkCriuParent(imagesDir, prevImagesDir, { namespacePid, startTimeTicks });
     const output = await createImageDir(imagesDir, isCriuFile);
-    const handOver = { known: rangesOf(known), only: true };
+    const handOver = {
+      known: flatRanges(
+        known.map(({ start, end }) => ({ start: addressOf(start), end: addressOf(end) })),
+      ),
+      only: true,
+    };
     const identity = { pid, startTimeTicks };
     const dump = { ...resolved, handOver };
     return await throughImage(output, identity, dump, signal, meter, async (dumped) => {
@@ -89,16 +94,6 @@ export async function preDumpProcess(pid: number, options: PreDumpOptions): Prom
     const failure = withThawed(fromNative(error, { pid }), true);
     throw meter.hasCaptured ? withAdvice(failure) : failure;
   }
-}
-
-/** Start and end by turns, as addresses. */
-function rangesOf(spans: readonly PageSpan[]): BigUint64Array {
-  const ranges = new BigUint64Array(spans.length * 2);
-  spans.forEach(({ start, end }, index) => {
-    ranges[2 * index] = addressOf(start);
-    ranges[2 * index + 1] = addressOf(end);
-  });
-  return ranges;
 }
 
 /** What was written since the last pre-dump is marked no more, and no image has it. */

@@ -1,6 +1,7 @@
 /** Rounds of a dump as directories for CRIU. */
 import { join } from 'node:path';
 import type { RoundCaptured } from '@sluice/native';
+import { rangesOf } from '../image/address_range.js';
 import { createRoundDir, type ImageDir, openImage, roundDir } from '../image/index.js';
 import { pageOf } from '../image/mappings.js';
 import { type PageSpan, spanOf } from '../image/page_spans.js';
@@ -31,7 +32,12 @@ export async function writeCriuRound(
     const live = image.manifest.consistency === 'live';
     const coverage = image.processes.map(({ pid, namespacePid }): [number, PageSpan[]] => [
       namespacePid,
-      live ? spansOf(captured.covered) : [...inParent(image, pid)],
+      live
+        ? rangesOf(captured.covered).map(({ start, end }) => ({
+            start: pageOf(start),
+            end: pageOf(end),
+          }))
+        : [...inParent(image, pid)],
     ]);
     parent = { link, coverage: new Map(coverage) };
   }
@@ -65,13 +71,4 @@ export async function writeCriuRounds(
 
 function* inParent(image: Image, pid: number): Generator<PageSpan> {
   for (const run of image.runs(pid)) if (run.image > 0) yield spanOf(run);
-}
-
-/** @param ranges Start and end by turns, as addresses. */
-function spansOf(ranges: BigUint64Array): PageSpan[] {
-  const spans: PageSpan[] = [];
-  for (let i = 0; i + 1 < ranges.length; i += 2) {
-    spans.push({ start: pageOf(ranges[i] ?? 0n), end: pageOf(ranges[i + 1] ?? 0n) });
-  }
-  return spans;
 }

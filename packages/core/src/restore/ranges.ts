@@ -1,12 +1,7 @@
 /** Ranges of addresses, and the bytes of an image in them. */
+import type { AddressRange } from '../image/address_range.js';
 import type { Image, PageRun } from '../image/index.js';
 import { PAGE_BYTES } from '../image/layout.js';
-
-/** Whole pages, `end` exclusive. */
-export interface AddressRange {
-  start: bigint;
-  end: bigint;
-}
 
 /** Adjacent bytes of several ranges. */
 export interface Batch {
@@ -27,16 +22,6 @@ export function storedRanges(runs: Iterable<PageRun>): AddressRange[] {
     else ranges.push({ start: address, end });
   }
   return ranges;
-}
-
-/** Start and end by turns, as the addon takes them. */
-export function flatRanges(ranges: readonly AddressRange[]): BigUint64Array {
-  const flat = new BigUint64Array(ranges.length * 2);
-  for (const [index, { start, end }] of ranges.entries()) {
-    flat[2 * index] = start;
-    flat[2 * index + 1] = end;
-  }
-  return flat;
 }
 
 /** What two ascending lists have in common. */

@@ -2,10 +2,11 @@
 import { addon, type NativeRestoreResult } from '@sluice/native';
 import { createLoner, type PinnedWorker } from '@sluice/workers';
 import { AbortError, fromNative, SluiceError, throwIfAborted } from '../errors.js';
+import { type AddressRange, flatRanges, rangesOf } from '../image/address_range.js';
 import type { Image } from '../image/index.js';
 import type { ManifestProcess, ManifestState } from '../image/manifest.js';
 import type { ResolvedRestoreOptions } from '../session/options.js';
-import { type AddressRange, flatRanges, overlaps, readRanges, storedRanges } from './ranges.js';
+import { overlaps, readRanges, storedRanges } from './ranges.js';
 
 /** A process in an image, with all that a restore needs. */
 export type RestorableProcess = ManifestProcess & { state: ManifestState };
@@ -109,11 +110,7 @@ async function checkFixed(
   worker: PinnedWorker,
   handle: number,
 ): Promise<void> {
-  const ranges: AddressRange[] = [];
-  for (let i = 0; i + 1 < fixed.length; i += 2) {
-    ranges.push({ start: fixed[i] ?? 0n, end: fixed[i + 1] ?? 0n });
-  }
-  for (const { start, end } of overlaps(stored, ranges)) {
+  for (const { start, end } of overlaps(stored, rangesOf(fixed))) {
     let at = start;
     for await (const bytes of image.chunks(pid, start, Number(end - start))) {
       if (!(await worker.call('restoreHolds', handle, at, bytes))) {
