@@ -14,7 +14,7 @@ export interface DumpingFlags
 }
 
 export function addDumpingOptions(command: Command): Command {
-  return command
+  command
     .option(
       '--rounds <n>',
       'rounds taken while the process runs, before the freeze: auto, the default, is as many as pay; 0 is one freeze for all',
@@ -52,7 +52,13 @@ export function addDumpingOptions(command: Command): Command {
       '--lanes <n>',
       'threads that capture; the default is one per CPU, at most 4',
       wholeNumber,
-    )
+    );
+  return addCapturingOptions(command);
+}
+
+/** Those of pre-dumps, too. */
+export function addCapturingOptions(command: Command): Command {
+  return command
     .addOption(
       new Option(
         '--capture <how>',

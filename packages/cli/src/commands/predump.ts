@@ -1,9 +1,10 @@
 import { type PreDumpOptions, preDumpProcess } from '@sluice/core';
-import { type Command, Option } from 'commander';
+import type { Command } from 'commander';
 import { InterruptScope } from '../interrupt.js';
 import { writeJson, writeOut } from '../terminal/output.js';
 import { path, wholeNumber } from '../values.js';
 import { renderPreDump } from '../views/predump.js';
+import { addCapturingOptions } from './dump_options.js';
 
 interface PreDumpFlags extends Pick<PreDumpOptions, 'imagesDir' | 'prevImagesDir' | 'capture'> {
   freezeTimeout?: number;
@@ -11,7 +12,7 @@ interface PreDumpFlags extends Pick<PreDumpOptions, 'imagesDir' | 'prevImagesDir
 }
 
 export function addPreDump(program: Command): void {
-  program
+  const command = program
     .command('predump')
     .description('take the memory of a process while it runs, for `criu dump` to build on')
     .argument('<pid>', 'process to dump', wholeNumber)
@@ -24,20 +25,8 @@ export function addPreDump(program: Command): void {
       '--prev-images-dir <dir>',
       'the pre-dump before this one, as a path from the images directory',
       path,
-    )
-    .addOption(
-      new Option(
-        '--capture <how>',
-        'how pages are taken; auto, the default, is vmsplice where it works',
-      ).choices(['auto', 'vmsplice', 'read']),
-    )
-    .option(
-      '--freeze-timeout <ms>',
-      'give up when not all threads stand still by then; the default is 1000',
-      wholeNumber,
-    )
-    .option('--json', 'print one JSON object')
-    .action(preDump);
+    );
+  addCapturingOptions(command).option('--json', 'print one JSON object').action(preDump);
 }
 
 async function preDump(pid: number, flags: PreDumpFlags): Promise<void> {
