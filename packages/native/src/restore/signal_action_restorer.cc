@@ -107,9 +107,7 @@ void SignalActionRestorer::restore(const StopThread& stop, Helper* helper) {
   const auto thread = stop();
   for (const Action& action : differing_) {
     if (!set(thread.get(), helper, action.signal, action.wanted)) {
-      for (const Action& done : differing_) {
-        set(thread.get(), helper, done.signal, done.found);
-      }
+      put_back(thread.get(), helper);
       throw Error("SYSTEM", memory_.pid(), "rt_sigaction", 0,
                   "how it handles " + describe_signal(action.signal) + " cannot be set back");
     }
@@ -120,9 +118,12 @@ void SignalActionRestorer::undo(const StopThread& stop, Helper* helper) {
   if (differing_.empty()) {
     return;
   }
-  const auto thread = stop();
+  put_back(stop().get(), helper);
+}
+
+void SignalActionRestorer::put_back(RemoteThread* thread, Helper* helper) {
   for (const Action& action : differing_) {
-    set(thread.get(), helper, action.signal, action.found);
+    set(thread, helper, action.signal, action.found);
   }
 }
 

@@ -40,6 +40,7 @@ class SignalActionRestorer {
   std::vector<Action> all_wanted() const;
   static bool set(RemoteThread* thread, Helper* helper, int signal,
                   const abi::KernelSigaction& action);
+  void put_back(RemoteThread* thread, Helper* helper);
 
   const TargetMemory& memory_;
   const WantedState& wanted_;
