@@ -292,7 +292,8 @@ export function resolvePreDumpOptions(
   const { imagesDir, prevImagesDir, ...rest } = parse(v.strictObject(preDump), value);
   // Pages come to a shard by address then, as CRIU has them, and need not be copied once more.
   const inOrder = { lanes: 1, drains: 1 };
-  const round = { dir: imagesDir, tracker: 'soft-dirty', rounds: 1 };
+  // Without a final round there is no choice to make, and nothing to measure for it.
+  const round = { dir: imagesDir, tracker: 'soft-dirty', rounds: 1, consistency: 'copy' };
   return { ...resolveDumpOptions({ ...rest, ...round, ...inOrder }), prevImagesDir };
 }
 
