@@ -14,19 +14,6 @@ namespace {
 // Empty if the process is gone or may not be looked at.
 ScopedDir fd_directory(pid_t pid) { return ScopedDir(::opendir(proc_path(pid, "fd").c_str())); }
 
-std::vector<uint32_t> numbers_in(DIR* directory) {
-  std::vector<uint32_t> numbers;
-  while (const dirent* entry = directory != nullptr ? ::readdir(directory) : nullptr) {
-    TextCursor cursor(entry->d_name);
-    uint64_t number = 0;
-    if (cursor.take_decimal(number) && cursor.at_end()) {
-      numbers.push_back(static_cast<uint32_t>(number));
-    }
-  }
-  std::sort(numbers.begin(), numbers.end());
-  return numbers;
-}
-
 }  // namespace
 
 bool parse_fdinfo(std::string_view text, OpenDescriptor* descriptor) {

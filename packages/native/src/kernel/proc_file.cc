@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <limits.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cstdio>
 
@@ -120,6 +121,19 @@ std::optional<std::string> read_proc_link(pid_t pid, std::string_view name) {
     throw_failed(pid, "readlinkat", length, path);
   }
   return std::string(buffer, static_cast<size_t>(length));
+}
+
+std::vector<uint32_t> numbers_in(DIR* directory) {
+  std::vector<uint32_t> numbers;
+  while (const dirent* entry = directory != nullptr ? ::readdir(directory) : nullptr) {
+    TextCursor cursor(entry->d_name);
+    uint64_t number = 0;
+    if (cursor.take_decimal(number) && cursor.at_end()) {
+      numbers.push_back(static_cast<uint32_t>(number));
+    }
+  }
+  std::sort(numbers.begin(), numbers.end());
+  return numbers;
 }
 
 bool TextCursor::take(char expected) {

@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/scoped_fd.h"
 
@@ -38,6 +39,9 @@ struct CloseDir {
   void operator()(DIR* dir) const { ::closedir(dir); }
 };
 using ScopedDir = std::unique_ptr<DIR, CloseDir>;
+
+// Entries whose names are numbers, ascending; none for nullptr.
+std::vector<uint32_t> numbers_in(DIR* directory);
 
 // Cursor over the text of a /proc file. It fails by returning false and then stays where it was;
 // which text was malformed only the caller can say.

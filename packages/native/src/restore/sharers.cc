@@ -51,12 +51,9 @@ void require_unshared(pid_t pid, pid_t helper, const std::vector<WantedVma>& wan
   }
   std::map<Object, std::vector<pid_t>> sharers;
   const ScopedDir proc(written.empty() ? nullptr : ::opendir("/proc"));
-  while (const dirent* entry = proc ? ::readdir(proc.get()) : nullptr) {
-    TextCursor cursor(entry->d_name);
-    uint64_t number = 0;
-    const bool is_process = cursor.take_decimal(number) && cursor.at_end();
+  for (const uint32_t number : numbers_in(proc.get())) {
     const auto other = static_cast<pid_t>(number);
-    if (!is_process || other == pid || other == helper) {
+    if (other == pid || other == helper) {
       continue;
     }
     for (const Mapping& mapping : maps_if_readable(other)) {
