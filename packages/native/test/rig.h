@@ -13,7 +13,7 @@
 #include "kernel/proc_maps.h"
 #include "target/code_search.h"
 #include "target/helper_remote.h"
-#include "target/steps.h"
+#include "kernel/steps.h"
 #include "target/target_memory.h"
 #include "target/thread_remote.h"
 #include "target/tracer_task.h"

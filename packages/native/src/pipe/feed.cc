@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "kernel/steps.h"
 #include "kernel/syscalls.h"
 
 namespace sluice {
@@ -36,7 +37,9 @@ long copied(Slot* slot, uint64_t bytes) {
 
 long VmspliceFeed::feed(Slot* slot, std::span<const PageRange> ranges, uint64_t skip) {
   fill_iovecs(ranges, skip, &iovecs_);
-  return helper_->vmsplice(slot->helper_fd, iovecs_);
+  const long fed = helper_->vmsplice(slot->helper_fd, iovecs_);
+  steps::at(steps::Step::kPagesPinned);
+  return fed;
 }
 
 long ReadFeed::feed(Slot* slot, std::span<const PageRange> ranges, uint64_t skip) {

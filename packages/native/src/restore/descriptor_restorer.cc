@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "kernel/steps.h"
 #include "kernel/syscalls.h"
 
 namespace sluice {
@@ -107,6 +108,7 @@ void DescriptorRestorer::restore() {
                   "descriptor " + std::to_string(then->descriptor) + " (" + then->path +
                       ") could not be put back to where it stood");
     }
+    steps::at(steps::Step::kDescriptorSet);
   }
 }
 

@@ -12,6 +12,7 @@
 
 #include "kernel/proc_file.h"
 #include "kernel/proc_stat.h"
+#include "kernel/steps.h"
 #include "kernel/syscalls.h"
 #include "restore/incomplete.h"
 #include "target/code_search.h"
@@ -128,6 +129,7 @@ void MappingCalls::make_all(const RestorePlan& plan) {
     changed = changed || !(call.undoable || call.optional);
     const int64_t result = make(call);
     if (result >= 0) {
+      steps::at(steps::Step::kMappingChanged);
       count(call);
       made.push_back(&call);
       continue;

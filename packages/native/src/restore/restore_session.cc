@@ -6,6 +6,7 @@
 
 #include "base/page_ranges.h"
 #include "kernel/proc_task.h"
+#include "kernel/steps.h"
 #include "kernel/target_facts.h"
 #include "restore/incomplete.h"
 #include "restore/page_dropper.h"
@@ -110,7 +111,7 @@ void RestoreSession::check() {
                          list_threads(options_.pid).value_or(std::vector<pid_t>{}));
     descriptors_.check();
     check_memory();
-    if (!options_.force) {
+    if (!options_.shared) {
       require_unshared(options_.pid, helper_->pid(), options_.vmas, options_.stored);
     }
   });
@@ -254,6 +255,7 @@ void RestoreSession::apply() {
       PageDropper dropper(options_.pid, kept_, scan_.get(), calls_.get(), writer_.get());
       for (const WantedVma& vma : options_.vmas) {
         result_.pages_dropped += dropper.drop(vma);
+        steps::at(steps::Step::kPagesDropped);
       }
     } catch (const Error& error) {
       throw incomplete(error);
@@ -268,6 +270,7 @@ void RestoreSession::write(const std::vector<PageRange>& ranges, std::span<const
   tracer_->run([&] {
     try {
       result_.pages_written += writer_->write(ranges, bytes);
+      steps::at(steps::Step::kPagesWritten);
     } catch (const Error& error) {
       throw incomplete(error);
     }

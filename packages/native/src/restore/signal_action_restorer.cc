@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "kernel/proc_status.h"
+#include "kernel/steps.h"
 
 namespace sluice {
 namespace {
@@ -96,8 +97,10 @@ void SignalActionRestorer::check(const StopThread& stop, Helper* helper) {
 
 bool SignalActionRestorer::set(RemoteThread* thread, Helper* helper, int signal,
                                const abi::KernelSigaction& action) {
-  return TargetMemory::write(helper->pid(), helper->results(), &action, sizeof action) &&
-         thread->call(sigaction_call(signal, helper->results(), RemotePtr())) == 0;
+  const bool done = TargetMemory::write(helper->pid(), helper->results(), &action, sizeof action) &&
+                    thread->call(sigaction_call(signal, helper->results(), RemotePtr())) == 0;
+  steps::at(steps::Step::kHandlerSet);
+  return done;
 }
 
 void SignalActionRestorer::restore(const StopThread& stop, Helper* helper) {

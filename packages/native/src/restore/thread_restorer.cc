@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "kernel/proc_task.h"
+#include "kernel/steps.h"
 
 namespace sluice {
 namespace {
@@ -119,6 +120,7 @@ void ThreadRestorer::restore() {
           "SYSTEM", pid, "ptrace", 0,
           "the kernel does not take the registers of " + describe_thread(then->tid, then->name));
     }
+    steps::at(steps::Step::kThreadSet);
   }
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "kernel/steps.h"
 #include "kernel/syscalls.h"
 #include "kernel/urgent.h"
 #include "target/code_search.h"
@@ -267,6 +268,7 @@ void Lane::collect(PageRange range, Wanted wanted, const CaptureItem& item, Chun
   const uint64_t end = tracker_scan_->collect(range, *item.filter, wanted, [&](PageRange run) {
     append_range(&round_->collected, run);
     round_->owed[owed].start = run.end;
+    steps::at(steps::Step::kPagesCollected);
     const auto found = Clock::now();
     chunker->add(run, item.forced);
     feeding_us += microseconds_since(found);

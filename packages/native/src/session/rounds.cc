@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "kernel/proc_rings.h"
+#include "kernel/steps.h"
 #include "kernel/syscalls.h"
 #include "kernel/urgent.h"
 #include "session/dump_session.h"
@@ -121,6 +122,7 @@ void DumpSession::capture_frozen(Round* round, const Round* live, After after) {
     exchange->wait_lanes(true);
   }
   result->memdump_us = microseconds_since(opened);
+  steps::at(steps::Step::kPagesTaken);
   const auto thaw = [&] {
     freeze->thaw();
     frozen_.store(false, std::memory_order_relaxed);
@@ -150,6 +152,7 @@ void DumpSession::capture_frozen(Round* round, const Round* live, After after) {
   note_consistency(round);
   if (!goes_on) {
     freeze_ = std::move(freeze);
+    steps::at(steps::Step::kHeld);
   }
 }
 

@@ -6,6 +6,7 @@
 #include "kernel/proc_stat.h"
 #include "kernel/proc_status.h"
 #include "kernel/proc_task.h"
+#include "kernel/steps.h"
 
 namespace sluice {
 
@@ -76,6 +77,7 @@ Freeze::Freeze(pid_t pid, pid_t tracer, const Patience& patience)
     throw Error("TARGET_EXITED", pid_, "", 0, "the process ended before it was frozen");
   }
   freezing_us_ = microseconds_since(start_);
+  steps::at(steps::Step::kFrozen);
 }
 
 // A list of threads that is read while others end may leave out some that live.
@@ -113,6 +115,7 @@ size_t Freeze::seize_new() {
     if (tracee.interrupt()) {
       threads_.emplace(tid, Frozen{std::move(tracee), {}});
       ++found;
+      steps::at(steps::Step::kThreadInterrupted);
     }
   }
   return found;
@@ -216,9 +219,11 @@ void Freeze::thaw() {
   for (auto& [tid, frozen] : threads_) {
     if (frozen.tracee.stopped()) {
       frozen.tracee.detach();
+      steps::at(steps::Step::kThreadReleased);
     }
   }
   frozen_us_ = microseconds_since(start_);
+  steps::at(steps::Step::kThawed);
   reap_killed();
 }
 

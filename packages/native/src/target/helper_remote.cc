@@ -22,8 +22,8 @@
 #include "kernel/proc_stat.h"
 #include "kernel/proc_status.h"
 #include "kernel/proc_task.h"
+#include "kernel/steps.h"
 #include "kernel/syscalls.h"
-#include "target/steps.h"
 #include "target/thread_remote.h"
 
 namespace sluice {
@@ -318,6 +318,7 @@ ScopedFd Helper::make_userfaultfd() {
     throw Error("INJECTION", memory_.pid(), "pidfd_getfd", static_cast<int>(-taken),
                 "the helper's userfaultfd cannot be taken over");
   }
+  steps::at(steps::Step::kUserfaultfdTaken);
   return ScopedFd(static_cast<int>(taken));
 }
 
@@ -325,8 +326,10 @@ HelperRemains Helper::end() {
   HelperRemains remains{pid_, scratch_};
   if (tracee_.stopped() && call(make_call(SYS_munmap, {scratch_.value(), kScratchBytes})) == 0) {
     remains.scratch = RemotePtr();
+    steps::at(steps::Step::kScratchUnmapped);
   }
   leave();
+  steps::at(steps::Step::kHelperEnded);
   return remains;
 }
 
@@ -422,6 +425,7 @@ std::vector<HelperRemains> remove_remains(RemoteThread* thread,
       const int64_t reaped = thread->call(
           make_call(SYS_wait4, {static_cast<uint64_t>(known_as), 0, __WALL | WNOHANG, 0}));
       if (reaped == known_as || reaped == -ECHILD) {
+        steps::at(steps::Step::kZombieReaped);
         item.zombie = 0;
       } else {
         std::this_thread::sleep_for(kReapPause);

@@ -15,9 +15,9 @@
 #include "kernel/proc_file.h"
 #include "kernel/proc_status.h"
 #include "kernel/proc_task.h"
+#include "kernel/steps.h"
 #include "kernel/syscalls.h"
 #include "target/code_search.h"
-#include "target/steps.h"
 
 namespace sluice {
 namespace {

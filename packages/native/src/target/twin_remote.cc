@@ -9,9 +9,9 @@
 #include "base/error.h"
 #include "base/scoped_fd.h"
 #include "kernel/proc_status.h"
+#include "kernel/steps.h"
 #include "kernel/syscalls.h"
 #include "kernel/urgent.h"
-#include "target/steps.h"
 
 namespace sluice {
 namespace {

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "kernel/abi.h"
 #include "kernel/proc_file.h"
+#include "kernel/steps.h"
 #include "kernel/syscalls.h"
 #include "pages/pagemap_entries.h"
 #include "track/tracker.h"
@@ -129,6 +130,7 @@ class SoftDirtyTracker : public Tracker {
       throw Error(result == -ESRCH ? "TARGET_EXITED" : "SYSTEM", pid_, "write",
                   static_cast<int>(-result), "its soft-dirty bits could not be reset");
     }
+    steps::at(steps::Step::kBitsReset);
     bits_->collected = collected;
     bits_->watched = normalised(to_watch_);
     return collected;

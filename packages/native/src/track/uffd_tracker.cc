@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "kernel/abi.h"
+#include "kernel/steps.h"
 #include "kernel/syscalls.h"
 #include "pages/page_scan.h"
 #include "pages/scan_calls.h"
@@ -154,6 +155,7 @@ class UffdTracker : public Tracker {
       return false;
     }
     ranges_.push_back(range);
+    steps::at(steps::Step::kRangeWatched);
     return forget_protection(range);
   }
 
@@ -198,6 +200,7 @@ class UffdTracker : public Tracker {
     uffdio_range wanted{range.start, range.bytes()};
     if (!range.empty()) {
       sys::call_restarting(SYS_ioctl, fd_.get(), UFFDIO_UNREGISTER, &wanted);
+      steps::at(steps::Step::kRangeReleased);
     }
   }
 
