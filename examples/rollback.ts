@@ -36,7 +36,7 @@ async function rollBack(
 
   await using image = await openImage(dir);
   for (let time = 1; time <= TIMES; time++) {
-    const { frozen_time } = await restoreInto(pid, image);
+    const { frozen_time } = await restoreInto(pid, image, { force: true });
     const { progress, result } = await ask();
     const froze = `${(frozen_time / 1000).toFixed(1)} ms`;
     console.log(

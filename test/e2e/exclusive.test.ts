@@ -26,7 +26,7 @@ it('refuses a second dump, and a restore, between the rounds of a first one', as
   await using dump = await dumpOf(pid, { rounds: ROUNDS, after: 'stop' }, () => {
     others ??= Promise.all([
       failedDumpOf(pid).then(({ code }) => code),
-      failureOf(restoreInto(pid, earlier.image)).then(({ code }) => code),
+      failureOf(restoreInto(pid, earlier.image, { force: true })).then(({ code }) => code),
       sluice('dump', String(pid), '--out', dir.join('image')).then(({ stderr }) => stderr),
     ]);
   });

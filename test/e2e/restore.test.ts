@@ -36,8 +36,8 @@ async function expectRestored(pid: number, { image }: Dump): Promise<void> {
   await whileStopped(pid, (memory) => memory.compare(image, { restored: true }));
 }
 
-function restore(pid: number, image: Image | string, force = false): Promise<RestoreResult> {
-  return within('a restore', restoreInto(pid, image, { force }));
+function restore(pid: number, image: Image | string, shared = false): Promise<RestoreResult> {
+  return within('a restore', restoreInto(pid, image, { force: true, shared }));
 }
 
 /** Its input and output are pipes. */
@@ -172,12 +172,12 @@ describe('a restore brings back', () => {
         spawnSync(process.execPath, [CLI, ...args], { encoding: 'utf8' });
       expect(sluice('dump', String(pid), '--out', image)).toMatchObject({ status: 0 });
       await target.command('change');
-      const plain = sluice('restore', image, '--into', String(pid));
+      const plain = sluice('restore', image, '--into', String(pid), '--force');
       expect(plain).toMatchObject({ status: 0, stderr: '' });
       expect(plain.stdout).toMatch(new RegExp(`^Restored process ${pid} from .*\\n\\n  frozen `));
       await target.check();
       await target.command('change');
-      const json = sluice('restore', image, '--into', String(pid), '--json');
+      const json = sluice('restore', image, '--into', String(pid), '--force', '--json');
       expect(JSON.parse(json.stdout)).toMatchObject({ pid, warnings: WARNINGS });
       await target.check();
     }));
@@ -240,7 +240,7 @@ describe('a restore is refused, and leaves alone', () => {
     const { pid } = target;
     const before = viewOf(pid);
     await using now = await dumpOf(pid);
-    const error = await failureOf(restoreInto(pid, image));
+    const error = await failureOf(restoreInto(pid, image, { force: true }));
     expect({ code: error.code, message: error.message, thawed: error.thawed }).toEqual({
       code,
       message: expect.stringMatching(message),
@@ -378,7 +378,7 @@ describe('a restore is refused, and leaves alone', () => {
     withTarget([], async (target) => {
       await using dump = await dumpOf(target.pid);
       await target.stop();
-      expect(await failureOf(restoreInto(target.pid, dump.image))).toMatchObject({
+      expect(await failureOf(restoreInto(target.pid, dump.image, { force: true }))).toMatchObject({
         code: 'ERR_SLUICE_NO_SUCH_PROCESS',
       });
     }));
@@ -388,7 +388,10 @@ describe('a restore is refused, and leaves alone', () => {
       await using dump = await dumpOf(target.pid);
       await target.command('change');
       const before = viewOf(target.pid);
-      const aborted = restoreInto(target.pid, dump.image, { signal: AbortSignal.abort('enough') });
+      const aborted = restoreInto(target.pid, dump.image, {
+        force: true,
+        signal: AbortSignal.abort('enough'),
+      });
       await expect(aborted).rejects.toBeInstanceOf(AbortError);
       await assertUntouched(target.pid, before);
     }));
@@ -411,7 +414,7 @@ describe('a restore that is cut short', () => {
         const { pid } = target;
         await using dump = await dumpOf(pid);
         await target.command('change');
-        const restoring = restoreInto(pid, dump.image).then(
+        const restoring = restoreInto(pid, dump.image, { force: true }).then(
           () => undefined,
           (error: SluiceError) => error.code,
         );
@@ -434,6 +437,7 @@ describe('a restore that is cut short', () => {
           dump.image.dir,
           '--into',
           String(pid),
+          '--force',
         ]);
         await sleep(delayMs + 150);
         command.kill('SIGKILL');
@@ -477,7 +481,9 @@ describe('a restore that fails', () => {
         await using dump = await dumpOf(pid);
         await target.command('change shrink');
         const before = viewOf(pid);
-        const error = await withFaults(faults, () => failureOf(restoreInto(pid, dump.image)));
+        const error = await withFaults(faults, () =>
+          failureOf(restoreInto(pid, dump.image, { force: true })),
+        );
         expect(error).toMatchObject({ code, thawed: true });
         await assertUntouched(pid, before);
         await restore(pid, dump.image);
@@ -498,7 +504,9 @@ describe('a restore that fails', () => {
         const { pid } = target;
         await using dump = await dumpOf(pid);
         await target.command('change');
-        const error = await withFaults(faults, () => failureOf(restoreInto(pid, dump.image)));
+        const error = await withFaults(faults, () =>
+          failureOf(restoreInto(pid, dump.image, { force: true })),
+        );
         expect(error).toMatchObject({
           code: 'ERR_SLUICE_RESTORE_INCOMPLETE',
           message: expect.stringContaining('half restored'),

@@ -12,8 +12,8 @@ import { waitFor, within } from '../harness/wait.js';
 
 leakCheck();
 
-function restore(pid: number, image: Image, force = false): Promise<RestoreResult> {
-  return within('a restore', restoreInto(pid, image, { force }));
+function restore(pid: number, image: Image, shared = false): Promise<RestoreResult> {
+  return within('a restore', restoreInto(pid, image, { force: true, shared }));
 }
 
 describe('a computation of many threads', () => {
@@ -178,7 +178,7 @@ describe('what the kernel keeps beside memory', () => {
         await using dump = await dumpOf(pid);
         await target.command(command);
         const before = viewOf(pid);
-        expect(await failureOf(restoreInto(pid, dump.image))).toMatchObject({
+        expect(await failureOf(restoreInto(pid, dump.image, { force: true }))).toMatchObject({
           code: 'ERR_SLUICE_RESTORE_MISMATCH',
           message: expect.stringMatching(message),
           thawed: true,
@@ -213,7 +213,9 @@ describe('what the kernel keeps beside memory', () => {
         await target.command('write');
         await target.command('action');
         const before = viewOf(pid);
-        const error = await withFaults([fault], () => failureOf(restoreInto(pid, dump.image)));
+        const error = await withFaults([fault], () =>
+          failureOf(restoreInto(pid, dump.image, { force: true })),
+        );
         expect(error).toMatchObject({ code, thawed: true });
         await assertUntouched(pid, before);
         await restore(pid, dump.image);
@@ -227,7 +229,9 @@ describe('what the kernel keeps beside memory', () => {
       await using dump = await dumpOf(pid);
       await target.command('write');
       const faults: FaultSpec[] = [{ call: 'lseek', errno: 'EINVAL', skip: 1 }];
-      const error = await withFaults(faults, () => failureOf(restoreInto(pid, dump.image)));
+      const error = await withFaults(faults, () =>
+        failureOf(restoreInto(pid, dump.image, { force: true })),
+      );
       expect(error).toMatchObject({
         code: 'ERR_SLUICE_RESTORE_INCOMPLETE',
         message: expect.stringMatching(/half restored: descriptor \d+ \(\/.*\/file\)/),
@@ -237,14 +241,25 @@ describe('what the kernel keeps beside memory', () => {
       await inPhase(target, 2);
     }));
 
-  it('makes a restore refuse memory that another process shares, unless it is forced to', async () => {
+  it('is taken back only by force, for that is not safe', async () => {
+    await using target = await startTarget('churn', ['exit']);
+    await using dump = await dumpOf(target.pid);
+    const before = viewOf(target.pid);
+    expect(await failureOf(restoreInto(target.pid, dump.image))).toMatchObject({
+      code: 'ERR_SLUICE_UNSAFE',
+      pid: target.pid,
+    });
+    await assertUntouched(target.pid, before);
+  });
+
+  it('makes a restore refuse memory that another process shares, unless it is told to', async () => {
     await using dir = new TempDir();
     // It has a child that shares memory with it.
     await using target = await startTarget('mappings', [dir.path]);
     const { pid } = target;
     await using dump = await dumpOf(pid);
     const before = viewOf(pid);
-    expect(await failureOf(restoreInto(pid, dump.image))).toMatchObject({
+    expect(await failureOf(restoreInto(pid, dump.image, { force: true }))).toMatchObject({
       code: 'ERR_SLUICE_RESTORE_MISMATCH',
       message: expect.stringMatching(
         / is shared with process \d+ \(mappings\), which would see it/,

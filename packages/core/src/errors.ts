@@ -171,7 +171,13 @@ export const ERRORS = {
     summary:
       'The process is not the one of the image, or differs in what a restore cannot bring back.',
     advice:
-      'The message names what differs. Nothing in the process was changed. Memory that other processes share is restored with the option `force` (`--force`).',
+      'The message names what differs. Nothing in the process was changed. Memory that other processes share is restored with the option `shared` (`--shared`).',
+  },
+  ERR_SLUICE_UNSAFE: {
+    summary:
+      'What was asked for cannot be made safe: if Sluice is killed in the middle of it, the process is left a mixture of now and then.',
+    advice:
+      'Nothing was touched. If you can afford to lose the process, use the option `force` (`--force`).',
   },
   ERR_SLUICE_RESTORE_INCOMPLETE: {
     summary:

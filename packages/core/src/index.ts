@@ -6,6 +6,7 @@ export {
   type SystemReport,
   type TargetReport,
 } from './capabilities.js';
+export { type CleanResult, cleanTarget } from './clean.js';
 export {
   type CoreOptions,
   type CoreProcessOptions,

@@ -317,7 +317,7 @@ export interface NativeRestoreOptions {
   /** Ascending. */
   descriptors: CapturedState['descriptors'];
   /** Even where other processes would see shared memory change. */
-  force: boolean;
+  shared: boolean;
   /** Start and end by turns, ascending, not overlapping: pages that the image holds. */
   stored: BigUint64Array;
   /** The same: pages that the image could not read. */
@@ -375,6 +375,14 @@ export interface TargetFacts {
   refusalDetail: string;
 }
 
+/** What was found in a process, and what of it could not be removed. */
+export interface NativeCleaned {
+  mappings: number;
+  zombies: number;
+  /** In words. */
+  left: string[];
+}
+
 /** One fault for the system-call seam; tests only. */
 export interface Fault {
   /**
@@ -407,8 +415,20 @@ export interface Addon {
   crc32c(bytes: Uint8Array, seed: number): number;
   /** CRC32C per piece of `pieceBytes` of the first `bytes` of a file. Blocks. */
   crc32cFile(path: string, bytes: number, pieceBytes: number): Uint32Array;
+  /**
+   * Blocks. Removes what a dumper that was killed left in a process; one in which nothing is left is not
+   * touched.
+   */
+  cleanTarget(pid: number): NativeCleaned;
   /** Replaces all faults of the seam; empty to end them. Tests only. */
   setFaults(faults: Fault[]): void;
+  /**
+   * Counts the steps of work on targets from now on, and kills this process by SIGKILL when `step` comes
+   * for the `times`th time; '' for none. Tests only.
+   */
+  watchSteps(step: string, times: number): void;
+  /** How often each step came since, in the order in which they come. */
+  stepCounts(): Record<string, number>;
 
   sessionOpen(options: NativeSessionOptions): OpenedTarget;
   /** Any thread: all blocked calls of the session end soon with ERR_SLUICE_CANCELLED; the target is thawed. */

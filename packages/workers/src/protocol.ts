@@ -2,7 +2,7 @@
 import type { Addon } from '@sluice/native';
 import type { WireError } from './error_transport.js';
 
-/** Calls of control, lanes and restores: they belong to the thread that attached. */
+/** Calls of control, lanes and restores, which belong to the thread that attached, and what blocks. */
 export const PINNED_OPS = [
   'controlAttach',
   'controlPrepare',
@@ -22,6 +22,7 @@ export const PINNED_OPS = [
   'restoreFinish',
   'restoreThaw',
   'restoreDetach',
+  'cleanTarget',
 ] as const satisfies readonly (keyof Addon)[];
 
 /** Calls that any drain worker may take. */

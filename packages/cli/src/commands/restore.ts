@@ -8,6 +8,7 @@ import { renderRestore } from '../views/restore.js';
 interface RestoreFlags {
   into: number;
   force?: true;
+  shared?: true;
   freezeTimeout?: number;
   json?: true;
 }
@@ -18,7 +19,8 @@ export function addRestore(program: Command): void {
     .description('take the process that was dumped back to its image')
     .argument('<dir>', 'directory of the image', path)
     .requiredOption('--into <pid>', 'the process, which still runs', wholeNumber)
-    .option('--force', 'also change shared memory that other processes have mapped')
+    .option('--force', 'do it though the process is lost if this command is killed in the middle')
+    .option('--shared', 'also change shared memory that other processes have mapped')
     .option(
       '--freeze-timeout <ms>',
       'give up when not all threads stand still by then; the default is 1000',
@@ -30,10 +32,11 @@ export function addRestore(program: Command): void {
 
 async function restore(
   dir: string,
-  { into, force, freezeTimeout, json }: RestoreFlags,
+  { into, force, shared, freezeTimeout, json }: RestoreFlags,
 ): Promise<void> {
   using interrupt = new InterruptScope();
   const { signal } = interrupt;
-  const result = await restoreInto(into, dir, { force, freezeTimeoutMs: freezeTimeout, signal });
+  const options = { force, shared, freezeTimeoutMs: freezeTimeout, signal };
+  const result = await restoreInto(into, dir, options);
   await (json ? writeJson(result) : writeOut(renderRestore(dir, result)));
 }

@@ -43,8 +43,10 @@ export interface RestoreResult {
  * All that can be checked is checked before the process is stopped, and again before the first change.
  * `signal` ends the restore up to then; once begun, it is brought to its end.
  *
+ * It cannot be made safe against a dumper that is killed while it writes, so `force` must be set.
+ *
  * @param image Directory of an image, or an open one.
- * @throws `SluiceError`: `ERR_SLUICE_RESTORE_MISMATCH`, `ERR_SLUICE_FILE_CHANGED` and all else that is
+ * @throws `SluiceError`: `ERR_SLUICE_UNSAFE`, `ERR_SLUICE_RESTORE_MISMATCH`, `ERR_SLUICE_FILE_CHANGED` and all else that is
  * found before the first change leave the process as it was; after `ERR_SLUICE_RESTORE_INCOMPLETE` it
  * is half restored. `AbortError`. The process runs again in any case.
  */
@@ -85,6 +87,10 @@ async function restoreFrom(
   try {
     const source = opened ?? (image as Image);
     const wanted = await findProcess(source, pid, startTimeTicks);
+    if (!options.force) {
+      const message = `A restore of process ${pid} is not safe against a dumper that is killed while it writes`;
+      throw new SluiceError('ERR_SLUICE_UNSAFE', message, { pid });
+    }
     await source.verify({ signal: options.signal });
     const changes = stateWarnings(wanted.state, addon.processState(pid));
     const { native, warnings } = await runRestore(source, wanted, options);

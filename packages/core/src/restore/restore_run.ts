@@ -25,7 +25,7 @@ export interface RestoreOutcome {
 export async function runRestore(
   image: Image,
   wanted: RestorableProcess,
-  { force, freezeTimeoutMs, signal }: ResolvedRestoreOptions,
+  { shared, freezeTimeoutMs, signal }: ResolvedRestoreOptions,
 ): Promise<RestoreOutcome> {
   const { pid, startTimeTicks, vmas, threads } = wanted;
   const { signalActions, ignoredSignals, descriptors } = wanted.state;
@@ -39,7 +39,7 @@ export async function runRestore(
     signalActions,
     ignoredSignals,
     descriptors,
-    force,
+    shared,
     stored: flatRanges(stored),
     leftOut: flatRanges(wanted.leftOut),
     freezeTimeoutMs,

@@ -232,10 +232,15 @@ export function resolveDumpOptions(value: unknown): ResolvedDumpOptions {
 /** Options of a restore. All have defaults. */
 export interface RestoreOptions {
   /**
+   * Must be true, or the restore is refused with `ERR_SLUICE_UNSAFE`: if the dumper is killed while memory
+   * and threads are taken back, the process goes on as a mixture of now and then.
+   */
+  force?: boolean | undefined;
+  /**
    * Default false. true: shared memory and shared files are written even where other processes have them
    * mapped, and see them change.
    */
-  force?: boolean | undefined;
+  shared?: boolean | undefined;
   /** Give up when not all threads stand still after this time, 1 to 60,000. Default 1000. */
   freezeTimeoutMs?: number | undefined;
   /** Ends the restore as long as nothing has been changed: it rejects with `AbortError`. */
@@ -246,6 +251,7 @@ export interface RestoreOptions {
 /** Options of a restore with all defaults filled in. */
 export interface ResolvedRestoreOptions {
   force: boolean;
+  shared: boolean;
   freezeTimeoutMs: number;
   signal: AbortSignal | undefined;
   logger: Logger | undefined;
@@ -258,8 +264,9 @@ export interface ResolvedRestoreOptions {
  */
 export function resolveRestoreOptions(value: unknown): ResolvedRestoreOptions {
   const { freezeTimeoutMs, signal, logger } = dumpFields;
-  const force = v.optional(v.pipe(v.boolean(), v.description('true or false')), false);
-  const resolved = parse(v.strictObject({ force, freezeTimeoutMs, signal, logger }), value);
+  const off = v.optional(v.pipe(v.boolean(), v.description('true or false')), false);
+  const fields = { force: off, shared: off, freezeTimeoutMs, signal, logger };
+  const resolved = parse(v.strictObject(fields), value);
   return { ...resolved, signal: resolved.signal, logger: resolved.logger };
 }
 

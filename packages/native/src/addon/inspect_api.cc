@@ -1,4 +1,5 @@
-// Facts about kernel and target, checksums, and the faults of the system-call seam.
+// Facts about kernel and target, checksums, remains of dumpers that were killed, and the seams for
+// tests.
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 
@@ -8,9 +9,11 @@
 #include "kernel/crc32c.h"
 #include "kernel/probes.h"
 #include "kernel/proc_maps.h"
+#include "kernel/steps.h"
 #include "kernel/syscalls.h"
 #include "kernel/target_facts.h"
 #include "pipe/shard_file.h"
+#include "target/detach_remote.h"
 
 namespace sluice::addon {
 namespace {
@@ -123,6 +126,41 @@ Napi::Value set_faults_js(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value clean_target_js(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const Cleaned cleaned = clean_target(info[0].As<Napi::Number>().Int32Value());
+    Napi::Object result = Napi::Object::New(env);
+    result.Set("mappings", number(env, cleaned.mappings));
+    result.Set("zombies", number(env, cleaned.zombies));
+    result.Set("left", texts(env, cleaned.left));
+    return result;
+  });
+}
+
+Napi::Value watch_steps_js(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const std::string name = info[0].As<Napi::String>().Utf8Value();
+    const auto deadly = steps::step_of(name);
+    if (!deadly && !name.empty()) {
+      throw Error("OPTION", 0, "", 0, "there is no step " + name);
+    }
+    steps::watch(deadly, static_cast<uint64_t>(info[1].As<Napi::Number>().Int64Value()));
+    return env.Undefined();
+  });
+}
+
+Napi::Value step_counts_js(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Napi::Object result = Napi::Object::New(env);
+  const auto counts = steps::counts();
+  for (size_t i = 0; i < counts.size(); ++i) {
+    result.Set(std::string(steps::kNames[i]), number(env, counts[i]));
+  }
+  return result;
+}
+
 }  // namespace
 
 Napi::Object mapping_to_js(Napi::Env env, const Mapping& mapping) {
@@ -151,7 +189,10 @@ void add_inspect_api(Napi::Env env, Napi::Object exports) {
   add_function(env, exports, "processState", process_state_js);
   add_function(env, exports, "crc32c", crc32c_js);
   add_function(env, exports, "crc32cFile", crc32c_file_js);
+  add_function(env, exports, "cleanTarget", clean_target_js);
   add_function(env, exports, "setFaults", set_faults_js);
+  add_function(env, exports, "watchSteps", watch_steps_js);
+  add_function(env, exports, "stepCounts", step_counts_js);
 }
 
 }  // namespace sluice::addon

@@ -117,7 +117,7 @@ Napi::Value restore_open(const Napi::CallbackInfo& info) {
     options.state = state_of(given);
     options.stored = ranges_of(given.Get("stored"));
     options.left_out = ranges_of(given.Get("leftOut"));
-    options.force = given.Get("force").ToBoolean();
+    options.shared = given.Get("shared").ToBoolean();
     options.freeze_timeout_ms = static_cast<uint64_t>(integer_of(given, "freezeTimeoutMs"));
     return number(env, g_restores.add(std::make_shared<RestoreSession>(std::move(options))));
   });

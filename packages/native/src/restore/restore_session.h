@@ -47,7 +47,7 @@ struct RestoreOptions {
   std::vector<PageRange> stored;
   std::vector<PageRange> left_out;
   // Even where other processes would see shared memory change.
-  bool force = false;
+  bool shared = false;
   uint64_t freeze_timeout_ms = 0;
 };
 

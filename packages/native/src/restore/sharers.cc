@@ -78,7 +78,7 @@ void require_unshared(pid_t pid, pid_t helper, const std::vector<WantedVma>& wan
   }
   throw Error("RESTORE_MISMATCH", pid, "", 0,
               written[object] + " is shared with process " + text +
-                  ", which would see it change (option force allows that)");
+                  ", which would see it change (option shared allows that)");
 }
 
 }  // namespace sluice

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "kernel/proc_maps.h"
+#include "kernel/target_facts.h"
 #include "target/code_search.h"
 #include "target/tracer_task.h"
 
@@ -39,6 +40,19 @@ std::vector<std::string> remove_last_remains(const TargetHandle& target,
                        "; the next dump of it removes that");
   }
   return warnings;
+}
+
+Cleaned clean_target(pid_t pid) {
+  TargetHandle target(pid, require_dumpable(pid).start_time_ticks);
+  target.claim();
+  const TargetMemory memory(pid);
+  const auto remains = find_remains(memory, read_maps(pid));
+  Cleaned cleaned;
+  for (const HelperRemains& item : remains) {
+    ++(item.zombie != 0 ? cleaned.zombies : cleaned.mappings);
+  }
+  cleaned.left = remove_last_remains(target, remains);
+  return cleaned;
 }
 
 }  // namespace sluice

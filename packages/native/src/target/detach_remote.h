@@ -14,4 +14,17 @@ namespace sluice {
 std::vector<std::string> remove_last_remains(const TargetHandle& target,
                                              std::vector<HelperRemains> remains);
 
+struct Cleaned {
+  // What was found.
+  size_t mappings = 0;
+  size_t zombies = 0;
+  // What could not be removed, and why.
+  std::vector<std::string> left;
+};
+
+// Removes what a dumper that was killed left in a process, with a tracer task of its own. One in
+// which nothing is left is not touched. Throws what require_dumpable() and TargetHandle::claim()
+// do.
+Cleaned clean_target(pid_t pid);
+
 }  // namespace sluice
