@@ -1,9 +1,11 @@
 // A target that is killed if it makes a system call it did not name beforehand.
 // Usage: seccomp MODE
 //   process  filter on the whole process        thread  filter on one thread of two
+//   polite   on the whole process; other calls fail with EPERM instead
 //   strict   SECCOMP_MODE_STRICT: only read, write, exit and sigreturn
 #include "target.h"
 
+#include <errno.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -16,7 +18,7 @@
 enum { kMemory = 4 << 20 };
 static char* g_memory;
 
-static void install_filter(void) {
+static void install_filter(uint32_t otherwise) {
   static const uint32_t allowed[] = {SYS_read,       SYS_write,           SYS_exit,
                                      SYS_exit_group, SYS_rt_sigreturn,    SYS_futex,
                                      SYS_nanosleep,  SYS_clock_nanosleep, SYS_restart_syscall};
@@ -28,7 +30,7 @@ static void install_filter(void) {
     program[1 + i] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, allowed[i],
                                                   (uint8_t)(kCount - i), 0);
   }
-  program[1 + kCount] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
+  program[1 + kCount] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, otherwise);
   program[2 + kCount] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
   struct sock_fprog filter = {kCount + 3, program};
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
@@ -77,7 +79,7 @@ static atomic_int g_filtered;
 
 static void* filtered_thread(void* unused) {
   (void)unused;
-  install_filter();
+  install_filter(SECCOMP_RET_KILL_PROCESS);
   atomic_store(&g_filtered, 1);
   // Never woken: it ends with the process.
   for (;;) {
@@ -100,7 +102,9 @@ int main(int argc, char** argv) {
            "{\"ready\":true,\"pid\":%d,\"mode\":\"%s\",\"memory\":\"0x%lx\",\"bytes\":%d}\n",
            (int)getpid(), argv[1], (unsigned long)g_memory, kMemory);
   if (strcmp(argv[1], "process") == 0) {
-    install_filter();
+    install_filter(SECCOMP_RET_KILL_PROCESS);
+  } else if (strcmp(argv[1], "polite") == 0) {
+    install_filter(SECCOMP_RET_ERRNO | EPERM);
   } else if (strcmp(argv[1], "thread") == 0) {
     pthread_t thread;
     pthread_create(&thread, NULL, filtered_thread, NULL);

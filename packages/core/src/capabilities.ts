@@ -202,7 +202,7 @@ function circumstances({ state, threads, seccompMode }: TargetFacts): Check[] {
       ok: true,
       detail: filtered ? `mode ${seccompMode}` : 'none',
       means: filtered
-        ? 'vmsplice needs the right to suspend the filter; else capture "read" is used'
+        ? 'vmsplice needs the right to suspend the filter, and one that ends nobody for its calls; else capture "read" is used'
         : 'nothing stands in the way of a helper',
     },
   ];

@@ -183,6 +183,8 @@ export interface NativeSessionOptions {
   tracker: 'auto' | TrackerName;
   /** How the last pages are kept as they were under freeze, of a round that copies. */
   consistency: 'auto' | Consistency;
+  /** A helper is used whatever the seccomp filter of the target says. */
+  force: boolean;
   /**
    * Live rounds are to be complete, for somebody else who takes the final one: they take what nobody
    * writes to as well, and tell what they cover.

@@ -27,11 +27,11 @@ namespace {
 
 // A whole life of a helper, with `use` in the middle of it, after which the target is as it was.
 template <typename Use>
-void live(pid_t pid, Use use) {
+void live(pid_t pid, Use use, DespiteFilter despite = DespiteFilter::kNo) {
   const auto rests = [pid] { return state_of(pid, pid) == 'S' || state_of(pid, pid) == 'T'; };
   wait_until("it rests", rests);
   const std::string before = snapshot(pid);
-  Rig rig(pid);
+  Rig rig(pid, despite);
   rig.task.run([&] {
     std::unique_ptr<Helper> helper = rig.start_helper();
     CHECK_EQ(status_line(pid, "TracerPid"), "0");  // no thread is held any longer
@@ -117,11 +117,23 @@ TEST(helper_in_a_stopped_target) {
 
 TEST(helper_in_a_filtered_target) {
   void* page = private_page();
-  const Child child([&] {
-    std::strcpy(static_cast<char*>(page), "behind a filter");
-    kill_on_all_that_helpers_do();
-  });
-  live(child.pid(), [&](Helper& helper) { check_splices(helper, page, "behind a filter"); });
+  const auto check = [&](Helper& helper) { check_splices(helper, page, "behind a filter"); };
+  const auto start = [&](uint32_t action) {
+    return std::make_unique<Child>([&] {
+      std::strcpy(static_cast<char*>(page), "behind a filter");
+      answer_all_that_helpers_do(action);
+    });
+  };
+  live(start(SECCOMP_RET_ERRNO | EPERM)->pid(), check);
+  // Nothing is done if the death of the dumper could let the filter have its way.
+  for (const uint32_t action :
+       {SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_KILL_THREAD, SECCOMP_RET_TRAP}) {
+    const auto child = start(action);
+    const std::string before = snapshot(child->pid());
+    CHECK_THROWS("INJECTION", live(child->pid(), check));
+    check_unchanged(child->pid(), before);
+    live(child->pid(), check, DespiteFilter::kYes);
+  }
   ::munmap(page, 4096);
 }
 

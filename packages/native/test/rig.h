@@ -11,9 +11,9 @@
 
 #include "child.h"
 #include "kernel/proc_maps.h"
+#include "kernel/steps.h"
 #include "target/code_search.h"
 #include "target/helper_remote.h"
-#include "kernel/steps.h"
 #include "target/target_memory.h"
 #include "target/thread_remote.h"
 #include "target/tracer_task.h"
@@ -27,7 +27,8 @@ using arch::make_call;
 inline Deadline far_off() { return Clock::now() + std::chrono::minutes(1); }
 
 struct Rig {
-  explicit Rig(pid_t pid) : memory(pid) {}
+  explicit Rig(pid_t pid, DespiteFilter despite_filter = DespiteFilter::kNo)
+      : memory(pid), despite(despite_filter) {}
 
   // Runs `work` on a RemoteThread of the target, in the tracer task.
   template <typename Work>
@@ -42,7 +43,7 @@ struct Rig {
   std::unique_ptr<RemoteThread> stop_thread(Deadline deadline = far_off()) {
     maps = read_maps(memory.pid());
     gadgets = find_gadgets(memory, maps);
-    return std::make_unique<RemoteThread>(memory, gadgets, maps, deadline);
+    return std::make_unique<RemoteThread>(memory, gadgets, maps, deadline, despite);
   }
   std::unique_ptr<Helper> start_helper() {
     double stopped_us = 0;
@@ -51,6 +52,7 @@ struct Rig {
   }
 
   TargetMemory memory;
+  DespiteFilter despite;
   TracerTask task;
   std::vector<Mapping> maps;
   arch::Gadgets gadgets;
@@ -61,14 +63,15 @@ struct Rig {
 class DyingDumper {
  public:
   template <typename Work>
-  DyingDumper(pid_t target, steps::Step step, int times, Work work)
+  DyingDumper(pid_t target, steps::Step step, int times, Work work,
+              DespiteFilter despite = DespiteFilter::kNo)
       : child_([] {},
                [&]() -> int {
                  dumper_ = ::getpid();
                  step_ = step;
                  times_ = times;
                  steps::g_hook = &DyingDumper::on_step;
-                 Rig rig(target);
+                 Rig rig(target, despite);
                  *tracer_ = rig.task.pid();
                  rig.task.run([&] { work(rig); });
                  return 1;

@@ -6,7 +6,9 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
+#include <cerrno>
 #include <cstddef>
+#include <cstdint>
 #include <initializer_list>
 #include <vector>
 
@@ -14,13 +16,13 @@
 
 namespace sluice::test {
 
-// From now on any of these calls kills the process.
-inline void kill_on(std::initializer_list<long> calls) {
+// From now on this is what comes of any of these calls.
+inline void answer(std::initializer_list<long> calls, uint32_t action) {
   std::vector<sock_filter> program;
   program.push_back(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)));
   for (const long call : calls) {
     program.push_back(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<uint32_t>(call), 0, 1));
-    program.push_back(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS));
+    program.push_back(BPF_STMT(BPF_RET | BPF_K, action));
   }
   program.push_back(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW));
   const sock_fprog filter{static_cast<unsigned short>(program.size()), program.data()};
@@ -28,10 +30,15 @@ inline void kill_on(std::initializer_list<long> calls) {
   CHECK_EQ(::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter), 0);
 }
 
+inline void kill_on(std::initializer_list<long> calls) { answer(calls, SECCOMP_RET_KILL_PROCESS); }
+
 // All that an attach makes in a target, and a few more.
-inline void kill_on_all_that_helpers_do() {
-  kill_on({SYS_mmap, SYS_munmap, SYS_madvise, SYS_clone, SYS_clone3, SYS_wait4, SYS_prctl,
-           SYS_close_range, SYS_pipe2, SYS_vmsplice, SYS_getppid});
+inline void answer_all_that_helpers_do(uint32_t action) {
+  answer({SYS_mmap, SYS_munmap, SYS_madvise, SYS_clone, SYS_clone3, SYS_wait4, SYS_prctl,
+          SYS_close_range, SYS_pipe2, SYS_vmsplice, SYS_getppid},
+         action);
 }
+inline void kill_on_all_that_helpers_do() { answer_all_that_helpers_do(SECCOMP_RET_KILL_PROCESS); }
+inline void fail_all_that_helpers_do() { answer_all_that_helpers_do(SECCOMP_RET_ERRNO | EPERM); }
 
 }  // namespace sluice::test

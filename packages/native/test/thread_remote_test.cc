@@ -107,8 +107,12 @@ TEST(thread_remote_in_a_filtered_target) {
 
   const Child child([] { kill_on_all_that_helpers_do(); });
   const std::string before = snapshot(child.pid());
-  Rig rig(child.pid());
-  CHECK_EQ(rig.in_thread([](RemoteThread& t) { return t.call(make_call(SYS_getppid)); }),
+  Rig careful(child.pid());
+  CHECK_THROWS("INJECTION",
+               careful.in_thread([](RemoteThread& t) { return t.call(make_call(SYS_getppid)); }));
+  check_unchanged(child.pid(), before);
+  Rig bold(child.pid(), DespiteFilter::kYes);
+  CHECK_EQ(bold.in_thread([](RemoteThread& t) { return t.call(make_call(SYS_getppid)); }),
            ::getpid());
   check_unchanged(child.pid(), before);
 }
@@ -117,10 +121,7 @@ TEST(thread_remote_in_a_filtered_target) {
 TEST(thread_remote_dumper_of_a_filtered_target_dies) {
   const AdoptsOrphans adopts;
   for (const Death& death : kDeaths) {
-    if (death.step == steps::Step::kCallEntered) {
-      continue;  // thread_remote.h names what remains
-    }
-    const Child child([] { kill_on_all_that_helpers_do(); });
+    const Child child([] { fail_all_that_helpers_do(); });
     DyingDumper(child.pid(), death.step, death.times, three_calls).wait_dead();
     wait_until(death.name, [&] {
       CHECK(state_of(child.pid(), child.pid()) != 'Z');

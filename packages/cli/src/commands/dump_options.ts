@@ -5,7 +5,7 @@ import { autoOrWholeNumber, decimal, wholeNumber } from '../values.js';
 
 /** Options that were not given are missing: their defaults are those of the library. */
 export interface DumpingFlags
-  extends Pick<DumpOptions, 'lanes' | 'capture' | 'rounds' | 'tracker' | 'consistency'> {
+  extends Pick<DumpOptions, 'lanes' | 'capture' | 'rounds' | 'tracker' | 'consistency' | 'force'> {
   freezeTimeout?: number;
   /** Of `--no-converge`, whose name commander takes for a negation: true if it was not given. */
   converge: true | 'finish' | 'fail';
@@ -66,6 +66,10 @@ export function addCapturingOptions(command: Command): Command {
       ).choices(['auto', 'vmsplice', 'read']),
     )
     .option(
+      '--force',
+      'inject calls even where the seccomp filter of the process would end it if this command were killed at that instant',
+    )
+    .option(
       '--freeze-timeout <ms>',
       'give up when not all threads stand still by then; the default is 1000',
       wholeNumber,
@@ -74,7 +78,7 @@ export function addCapturingOptions(command: Command): Command {
 
 /** As the library takes them; those that were not given are undefined. */
 export function dumpingOptions(flags: DumpingFlags) {
-  const { rounds, tracker, consistency, lanes, capture } = flags;
+  const { rounds, tracker, consistency, lanes, capture, force } = flags;
   const { freezeTimeout, freezeBudget, timeLimit, converge } = flags;
   return {
     rounds,
@@ -82,6 +86,7 @@ export function dumpingOptions(flags: DumpingFlags) {
     consistency,
     lanes,
     capture,
+    force,
     freezeTimeoutMs: freezeTimeout,
     noConverge: converge === true ? undefined : converge,
     freezeBudgetMs: freezeBudget,

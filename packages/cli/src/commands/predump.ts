@@ -6,7 +6,8 @@ import { path, wholeNumber } from '../values.js';
 import { renderPreDump } from '../views/predump.js';
 import { addCapturingOptions } from './dump_options.js';
 
-interface PreDumpFlags extends Pick<PreDumpOptions, 'imagesDir' | 'prevImagesDir' | 'capture'> {
+interface PreDumpFlags
+  extends Pick<PreDumpOptions, 'imagesDir' | 'prevImagesDir' | 'capture' | 'force'> {
   freezeTimeout?: number;
   json?: true;
 }

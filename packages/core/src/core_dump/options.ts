@@ -48,6 +48,7 @@ const DUMP_OPTIONS = [
   'noConverge',
   'tracker',
   'consistency',
+  'force',
   'freezeTimeoutMs',
 ] as const;
 

@@ -71,7 +71,7 @@ export async function captureTarget(
   signal: AbortSignal,
   meter: ProgressMeter,
 ): Promise<Captured> {
-  const { lanes, drains, budgetBytes, capture, io, freezeTimeoutMs } = options;
+  const { lanes, drains, budgetBytes, capture, io, force, freezeTimeoutMs } = options;
   const { pid } = identity;
   const { dir } = imageDir;
   const tracker = options.rounds === 0 ? 'none' : options.tracker;
@@ -89,6 +89,7 @@ export async function captureTarget(
       dir,
       tracker,
       consistency,
+      force,
       handOver,
       known,
       freezeTimeoutMs,

@@ -67,6 +67,12 @@ export interface DumpOptions {
    * time. Only with `after: 'resume'`; a target that stays stopped needs neither.
    */
   consistency?: 'auto' | 'copy' | 'twin' | undefined;
+  /**
+   * Default false: in a target whose seccomp filter would end it for a call that is injected, no call is,
+   * because the filter would get its way if the dumper died at that very instant. Pages are read from
+   * outside then, all of them under freeze. true takes the risk.
+   */
+  force?: boolean | undefined;
   /** Give up when not all threads stand still after this time, 1 to 60,000. Default 1000. */
   freezeTimeoutMs?: number | undefined;
   /** Ends the dump: it rejects with `AbortError` after the target runs again. */
@@ -92,6 +98,7 @@ export interface ResolvedDumpOptions {
   tracker: 'auto' | 'uffd-wp' | 'soft-dirty' | 'none';
   after: 'resume' | 'stop';
   consistency: 'auto' | 'copy' | 'twin';
+  force: boolean;
   handOver: HandOver | undefined;
   /** Whether shards are brought to the disk; an image that is removed at once needs that not. */
   durable: boolean;
@@ -138,6 +145,8 @@ function oneOf<const Choices extends readonly string[]>(...choices: Choices) {
 
 const pid = whole(1, HIGHEST_PID);
 
+const off = v.optional(v.pipe(v.boolean(), v.description('true or false')), false);
+
 const logger = v.pipe(
   v.custom<Logger>(isLogger),
   v.description('a logger with functions like warn'),
@@ -178,6 +187,7 @@ export const dumpFields = {
   tracker: v.optional(oneOf('auto', 'uffd-wp', 'soft-dirty', 'none'), 'auto'),
   after: v.optional(oneOf('resume', 'stop'), 'resume'),
   consistency: v.optional(oneOf('auto', 'copy', 'twin'), 'auto'),
+  force: off,
   signal: v.optional(v.pipe(v.custom<AbortSignal>(isSignal), v.description('an AbortSignal'))),
   logger: v.optional(logger),
 };
@@ -264,7 +274,6 @@ export interface ResolvedRestoreOptions {
  */
 export function resolveRestoreOptions(value: unknown): ResolvedRestoreOptions {
   const { freezeTimeoutMs, signal, logger } = dumpFields;
-  const off = v.optional(v.pipe(v.boolean(), v.description('true or false')), false);
   const fields = { force: off, shared: off, freezeTimeoutMs, signal, logger };
   const resolved = parse(v.strictObject(fields), value);
   return { ...resolved, signal: resolved.signal, logger: resolved.logger };
@@ -274,7 +283,7 @@ export function resolveRestoreOptions(value: unknown): ResolvedRestoreOptions {
 export interface PreDumpOptions
   extends Pick<
     DumpOptions,
-    'capture' | 'io' | 'budgetBytes' | 'freezeTimeoutMs' | 'signal' | 'logger'
+    'capture' | 'io' | 'budgetBytes' | 'force' | 'freezeTimeoutMs' | 'signal' | 'logger'
   > {
   /** Directory for the images. Must not exist, or be empty. */
   imagesDir: string;
@@ -293,8 +302,8 @@ export interface PreDumpOptions
 export function resolvePreDumpOptions(
   value: unknown,
 ): ResolvedDumpOptions & { prevImagesDir: string | undefined } {
-  const { capture, io, budgetBytes, freezeTimeoutMs, signal, logger } = dumpFields;
-  const fields = { capture, io, budgetBytes, freezeTimeoutMs, signal, logger };
+  const { capture, io, budgetBytes, force, freezeTimeoutMs, signal, logger } = dumpFields;
+  const fields = { capture, io, budgetBytes, force, freezeTimeoutMs, signal, logger };
   const preDump = { imagesDir: path, prevImagesDir: v.optional(path), ...fields };
   const { imagesDir, prevImagesDir, ...rest } = parse(v.strictObject(preDump), value);
   // Pages come to a shard by address then, as CRIU has them, and need not be copied once more.

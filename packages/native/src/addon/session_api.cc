@@ -81,6 +81,7 @@ Napi::Value session_open(const Napi::CallbackInfo& info) {
     options.freeze_timeout_ms = static_cast<uint64_t>(integer_of(given, "freezeTimeoutMs"));
     options.consistency = consistency_of(text_of(given, "consistency"));
     options.hand_over = given.Get("handOver").ToBoolean();
+    options.force = given.Get("force").ToBoolean();
     options.known = normalised(ranges_of(given.Get("known")));
     const auto session = std::make_shared<DumpSession>(options);
     const TargetIdentity& identity = session->identity();

@@ -24,7 +24,8 @@ constexpr std::chrono::milliseconds kAttachLimit{500};
 
 RestoreSession::RestoreSession(RestoreOptions options)
     : options_(std::move(options)),
-      target_(options_.pid, options_.start_time_ticks),
+      // Whoever restores takes greater risks.
+      target_(options_.pid, options_.start_time_ticks, DespiteFilter::kYes),
       descriptors_(options_.pid, options_.state.descriptors) {
   require_dumpable(options_.pid);
   std::vector<PageRange> kept = options_.stored;
@@ -202,7 +203,7 @@ void RestoreSession::stop_all() {
 // Under freeze, one in which calls can be made; it stays frozen.
 std::unique_ptr<RemoteThread> RestoreSession::lend_thread() {
   return std::make_unique<RemoteThread>(*memory_, gadgets_, read_maps(options_.pid),
-                                        freeze_->tracees());
+                                        freeze_->tracees(), DespiteFilter::kYes);
 }
 
 // Lets all go while nothing has been changed. What could not be stopped cannot be let go either:

@@ -38,7 +38,8 @@ constexpr char kExeced[] = "it has become another program by execve since the du
 DumpSession::DumpSession(const SessionOptions& options) : options_(options), files_(options.pid) {
   const pid_t pid = options_.pid;
   TargetFacts facts = require_dumpable(pid);
-  target_ = TargetHandle(pid, facts.start_time_ticks);
+  target_ = TargetHandle(pid, facts.start_time_ticks,
+                         options_.force ? DespiteFilter::kYes : DespiteFilter::kNo);
   identity_.name = std::move(facts.name);
   identity_.start_time_ticks = facts.start_time_ticks;
   identity_.namespace_pid = facts.namespace_pid;

@@ -50,6 +50,8 @@ struct SessionOptions {
   bool hand_over = false;
   // How the last pages are kept as they were under freeze, of a round that copies.
   Consistency consistency = Consistency::kCopy;
+  // A helper is used whatever the seccomp filter of the target says of the calls that it costs.
+  bool force = false;
   // Pages in the image that the first round builds on, taken when soft-dirty bits were reset last.
   PageRanges known;
 };

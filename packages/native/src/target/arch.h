@@ -3,6 +3,7 @@
 // arch_x86_64.cc implements it; another architecture adds a file of its own.
 #pragma once
 
+#include <linux/seccomp.h>
 #include <sys/user.h>
 
 #include <algorithm>
@@ -62,6 +63,10 @@ Registers registers_at_entry(const Registers& base, const Gadgets& gadgets, cons
                              RemotePtr stack);
 // Registers that go back with the return frame at `frame`.
 Registers registers_for_return(const Registers& base, const Gadgets& gadgets, RemotePtr frame);
+// A system call as a seccomp filter sees it (seccomp(2)): `call` made at the gadget, or the
+// rt_sigreturn that goes back with a return frame.
+seccomp_data seen_by_filters(const Registers& base, const Gadgets& gadgets, const Call& call);
+seccomp_data return_seen_by_filters(const Registers& base, const Gadgets& gadgets);
 int64_t call_result(const Registers& registers);
 RemotePtr stack_pointer(const Registers& registers);
 RemotePtr instruction_pointer(const Registers& registers);

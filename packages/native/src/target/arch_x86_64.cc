@@ -5,6 +5,7 @@
 
 #include <cpuid.h>
 #include <elf.h>
+#include <linux/audit.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
 
@@ -188,6 +189,23 @@ Registers registers_for_return(const Registers& base, const Gadgets& gadgets, Re
   registers.rsp = frame.value() + sizeof(uint64_t);
   registers.orig_rax = ~uint64_t{0};
   return registers;
+}
+
+seccomp_data seen_by_filters(const Registers& base, const Gadgets& gadgets, const Call& call) {
+  seccomp_data data{};
+  data.nr = static_cast<int>(call.number);
+  data.arch = AUDIT_ARCH_X86_64;
+  data.instruction_pointer = registers_at_entry(base, gadgets, call, RemotePtr()).rip;
+  std::copy(std::begin(call.args), std::end(call.args), data.args);
+  return data;
+}
+
+seccomp_data return_seen_by_filters(const Registers& base, const Gadgets& gadgets) {
+  const Call call =
+      make_call(SYS_rt_sigreturn, {base.rdi, base.rsi, base.rdx, base.r10, base.r8, base.r9});
+  seccomp_data data = seen_by_filters(base, gadgets, call);
+  data.instruction_pointer = gadgets.sigreturn.value() + kSigreturnBytes;
+  return data;
 }
 
 int64_t call_result(const Registers& registers) { return static_cast<int64_t>(registers.rax); }

@@ -73,13 +73,36 @@ bool is_scratch(const TargetMemory& memory, RemotePtr at) {
          (start == kMagic || start == decltype(start){});
 }
 
+arch::Call mmap_call(RemotePtr place) {
+  return make_call(SYS_mmap, {place.value(), kScratchBytes, PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, ~uint64_t{0}, 0});
+}
+
+arch::Call munmap_call(RemotePtr scratch) {
+  return make_call(SYS_munmap, {scratch.value(), kScratchBytes});
+}
+
+arch::Call wait_call(pid_t child) {
+  return make_call(SYS_wait4, {static_cast<uint64_t>(child), 0, __WALL | WNOHANG, 0});
+}
+
+// All calls that a helper costs the target, before the first of them is made. A helper whose tracer
+// dies at once is a thread of its own in the target's memory: it must be able to end.
+void require_no_filter_against(const RemoteThread& thread, RemotePtr scratch) {
+  for (const arch::Call& call :
+       {mmap_call(scratch), munmap_call(scratch), wait_call(1),
+        make_call(SYS_clone, {kCloneFlags, (scratch + kFrameOffset).value()})}) {
+    thread.require_harmless(call);
+  }
+  thread.require_allowed(make_call(SYS_exit_group, {arch::kHelperExitCode}));
+}
+
 RemotePtr map_scratch(RemoteThread* thread, const TargetMemory& memory,
                       const arch::Gadgets& gadgets, const std::vector<Mapping>& maps) {
   int64_t at = -ENOMEM;
   for (const RemotePtr place : scratch_places(maps)) {
-    at = thread->call(
-        make_call(SYS_mmap, {place.value(), kScratchBytes, PROT_WRITE,
-                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, ~uint64_t{0}, 0}));
+    require_no_filter_against(*thread, place);
+    at = thread->call(mmap_call(place));
     if (at != -EEXIST) {
       break;
     }
@@ -96,7 +119,7 @@ RemotePtr map_scratch(RemoteThread* thread, const TargetMemory& memory,
       !TargetMemory::write(thread->tid(), scratch + kNameOffset, kHelperName, sizeof kHelperName) ||
       !TargetMemory::write(thread->tid(), scratch + kRootOffset, kRoot, sizeof kRoot) ||
       !TargetMemory::write(thread->tid(), stack, frame.data(), frame.size())) {
-    thread->call(make_call(SYS_munmap, {scratch.value(), kScratchBytes}));
+    thread->call(munmap_call(scratch));
     throw Error("INJECTION", memory.pid(), "process_vm_writev", EFAULT,
                 "memory mapped in it could not be written");
   }
@@ -127,7 +150,7 @@ std::unique_ptr<Helper> Helper::start(std::unique_ptr<RemoteThread> thread,
   try {
     pid = thread->clone(kCloneFlags, scratch + kFrameOffset);
   } catch (const Error&) {
-    thread->call(make_call(SYS_munmap, {scratch.value(), kScratchBytes}));
+    thread->call(munmap_call(scratch));
     throw;
   }
   std::unique_ptr<Helper> helper(new Helper(pid, memory, gadgets, scratch, registers));
@@ -324,7 +347,7 @@ ScopedFd Helper::make_userfaultfd() {
 
 HelperRemains Helper::end() {
   HelperRemains remains{pid_, scratch_};
-  if (tracee_.stopped() && call(make_call(SYS_munmap, {scratch_.value(), kScratchBytes})) == 0) {
+  if (tracee_.stopped() && call(munmap_call(scratch_)) == 0) {
     remains.scratch = RemotePtr();
     steps::at(steps::Step::kScratchUnmapped);
   }
@@ -410,8 +433,7 @@ std::vector<HelperRemains> remove_remains(RemoteThread* thread,
     if (item.scratch && !is_scratch(TargetMemory(thread->tid()), item.scratch)) {
       item.scratch = RemotePtr();
     }
-    if (item.scratch &&
-        thread->call(make_call(SYS_munmap, {item.scratch.value(), kScratchBytes})) == 0) {
+    if (item.scratch && thread->call(munmap_call(item.scratch)) == 0) {
       item.scratch = RemotePtr();
     }
     for (int tries = 0; item.zombie != 0 && tries < kReapTries; ++tries) {
@@ -422,8 +444,7 @@ std::vector<HelperRemains> remove_remains(RemoteThread* thread,
         break;
       }
       const pid_t known_as = status->ns_pids.back();
-      const int64_t reaped = thread->call(
-          make_call(SYS_wait4, {static_cast<uint64_t>(known_as), 0, __WALL | WNOHANG, 0}));
+      const int64_t reaped = thread->call(wait_call(known_as));
       if (reaped == known_as || reaped == -ECHILD) {
         steps::at(steps::Step::kZombieReaped);
         item.zombie = 0;

@@ -94,7 +94,7 @@ std::unique_ptr<RemoteThread> TargetHandle::stop_thread(const TargetMemory& memo
     throw Error("INJECTION", pid_, "", 0,
                 "its code lacks the instructions that an injected call needs");
   }
-  auto thread = std::make_unique<RemoteThread>(memory, gadgets, maps, deadline);
+  auto thread = std::make_unique<RemoteThread>(memory, gadgets, maps, deadline, despite_);
   if (is_gone()) {
     throw Error("TARGET_EXITED", pid_, "", 0, "its pid belongs to another process now");
   }

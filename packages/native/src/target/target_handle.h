@@ -16,8 +16,8 @@ namespace sluice {
 
 class TargetHandle {
  public:
-  TargetHandle(pid_t pid, uint64_t start_time_ticks)
-      : pid_(pid), start_time_ticks_(start_time_ticks) {}
+  TargetHandle(pid_t pid, uint64_t start_time_ticks, DespiteFilter despite = DespiteFilter::kNo)
+      : pid_(pid), start_time_ticks_(start_time_ticks), despite_(despite) {}
 
   // Claims it, as claim_target() does. Throws ALREADY_TRACED, PERMISSION, NO_SUCH_PROCESS.
   void claim();
@@ -46,6 +46,7 @@ class TargetHandle {
 
   pid_t pid_;
   uint64_t start_time_ticks_;
+  DespiteFilter despite_;
   ScopedFd pidfd_;
   ScopedFd claim_;
 };

@@ -40,6 +40,13 @@ constexpr std::chrono::milliseconds kRetryPause{1};
               "alternate stacks do not qualify)");
 }
 
+[[noreturn]] void throw_filtered(pid_t pid, long call) {
+  throw Error("INJECTION", pid, "", 0,
+              "its seccomp filter stands against system call " + std::to_string(call) +
+                  ", and would end it if the dumper died while that is made in it (option force "
+                  "takes that risk)");
+}
+
 void require_no_shadow_stack(pid_t pid) {
   // Returning to a made-up address is an error where the processor checks return addresses.
   const auto status = read_proc_file(pid, "status");
@@ -51,8 +58,9 @@ void require_no_shadow_stack(pid_t pid) {
 }  // namespace
 
 RemoteThread::RemoteThread(const TargetMemory& memory, const arch::Gadgets& gadgets,
-                           const std::vector<Mapping>& maps, Deadline deadline)
-    : memory_(memory), gadgets_(gadgets) {
+                           const std::vector<Mapping>& maps, Deadline deadline,
+                           DespiteFilter despite)
+    : memory_(memory), gadgets_(gadgets), despite_(despite) {
   const pid_t pid = memory.pid();
   require_no_shadow_stack(pid);
   do {
@@ -71,8 +79,9 @@ RemoteThread::RemoteThread(const TargetMemory& memory, const arch::Gadgets& gadg
 }
 
 RemoteThread::RemoteThread(const TargetMemory& memory, const arch::Gadgets& gadgets,
-                           const std::vector<Mapping>& maps, const std::vector<Tracee*>& stopped)
-    : memory_(memory), gadgets_(gadgets) {
+                           const std::vector<Mapping>& maps, const std::vector<Tracee*>& stopped,
+                           DespiteFilter despite)
+    : memory_(memory), gadgets_(gadgets), despite_(despite) {
   require_no_shadow_stack(memory.pid());
   for (Tracee* tracee : stopped) {
     const auto status = read_thread_status(memory.pid(), tracee->tid());
@@ -151,6 +160,12 @@ bool RemoteThread::prepare(Tracee* tracee, int seccomp_mode, const std::vector<M
                 "it has a seccomp filter, and this caller may not suspend that (needs "
                 "CAP_SYS_ADMIN and no filter of its own)");
   }
+  if (seccomp_mode != 0 && despite_ == DespiteFilter::kNo) {
+    filters_.emplace(tracee, seccomp_mode);
+    if (!filters_->allows(arch::return_seen_by_filters(original_, gadgets_))) {
+      throw_filtered(pid, SYS_rt_sigreturn);
+    }
+  }
   frame_ = *room;
   const auto frame = arch::return_frame(frame_, original_, xstate, signal_mask_, gadgets_);
   covered_.resize(frame.size());
@@ -209,7 +224,20 @@ void RemoteThread::advance_to_syscall_stop() {
   }
 }
 
+void RemoteThread::require_harmless(const arch::Call& call) const {
+  if (filters_ && !filters_->harmless(arch::seen_by_filters(original_, gadgets_, call))) {
+    throw_filtered(memory_.pid(), call.number);
+  }
+}
+
+void RemoteThread::require_allowed(const arch::Call& call) const {
+  if (filters_ && !filters_->allows(arch::seen_by_filters(original_, gadgets_, call))) {
+    throw_filtered(memory_.pid(), call.number);
+  }
+}
+
 int64_t RemoteThread::call(const arch::Call& call) {
+  require_harmless(call);
   const sys::RemoteFault fault = sys::remote_fault(call.number);
   if (fault.errnum != 0) {
     return -fault.errnum;

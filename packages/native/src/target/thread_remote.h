@@ -18,8 +18,9 @@
 //  10. detach
 //
 // The detour over the entry of rt_sigreturn is for targets with a seccomp filter. The tracer
-// suspends that, and a thread that it lets go before the call would be killed for making it. What
-// remains is the time from 6 until the kernel has looked at the filter, some instructions later.
+// suspends that, and a thread that it lets go before the call would be killed for making it. If the
+// tracer dies between 6 and the kernel's look at the filter, that look decides. So a call that the
+// filter does not let pass, or fail, is not made, unless the caller takes that risk.
 //
 // The call runs with PTRACE_SYSCALL and not PTRACE_SINGLESTEP: the kernel takes back the former
 // when a tracer dies, but leaves the trap flag of the latter set, and the thread would die of
@@ -39,28 +40,39 @@
 #include "base/remote_ptr.h"
 #include "kernel/proc_maps.h"
 #include "target/arch.h"
+#include "target/seccomp_filters.h"
 #include "target/target_memory.h"
 #include "target/tracee.h"
 
 namespace sluice {
+
+// Whether a call is injected that the thread's own seccomp filter would end it for, if the dumper
+// died at the wrong instant.
+enum class DespiteFilter { kNo, kYes };
 
 class RemoteThread {
  public:
   // Stops a suitable thread of `pid`. Throws TARGET_EXITED, PERMISSION, ALREADY_TRACED,
   // FREEZE_TIMEOUT (after which the tracer task must be ended), INJECTION (no thread will do).
   RemoteThread(const TargetMemory& memory, const arch::Gadgets& gadgets,
-               const std::vector<Mapping>& maps, Deadline deadline);
+               const std::vector<Mapping>& maps, Deadline deadline,
+               DespiteFilter despite = DespiteFilter::kNo);
   // Takes a suitable one of threads that are stopped (Stop::kEvent) already, and leaves it stopped.
   // Throws INJECTION.
   RemoteThread(const TargetMemory& memory, const arch::Gadgets& gadgets,
-               const std::vector<Mapping>& maps, const std::vector<Tracee*>& stopped);
+               const std::vector<Mapping>& maps, const std::vector<Tracee*>& stopped,
+               DespiteFilter despite = DespiteFilter::kNo);
   // Puts everything back, and lets the thread go if it was stopped for this.
   ~RemoteThread();
   RemoteThread(const RemoteThread&) = delete;
   RemoteThread& operator=(const RemoteThread&) = delete;
 
-  // Result in the kernel's style. Throws TARGET_EXITED, FREEZE_TIMEOUT.
+  // Result in the kernel's style. Throws TARGET_EXITED, FREEZE_TIMEOUT, INJECTION.
   int64_t call(const arch::Call& call);
+  // Throws INJECTION if the seccomp filter of the thread stands against such a call.
+  void require_harmless(const arch::Call& call) const;
+  // The same for one that must be made, because nothing could go on after it.
+  void require_allowed(const arch::Call& call) const;
   // The same for clone; the child is attached to this tracer and stopped, or about to be.
   // Throws INJECTION.
   pid_t clone(uint64_t flags, RemotePtr stack);
@@ -89,6 +101,8 @@ class RemoteThread {
   Clock::time_point stopped_since_;
   pid_t cloned_ = 0;
   bool changed_ = false;
+  DespiteFilter despite_;
+  std::optional<SeccompFilters> filters_;  // of the thread, if they count
 };
 
 // Where a frame of `bytes` may be put for a thread with these registers; none if its stack does
