@@ -2,7 +2,7 @@
  * Runs test suites and ends with one line "N passed, N failed, N skipped" over all of them.
  *
  *   node scripts/test.mjs                      C++ tests and Vitest
- *   node scripts/test.mjs native-sanitized     the suites named: native, native-sanitized, vitest, vm
+ *   node scripts/test.mjs native-sanitized     the suites named: native, native-sanitized, vitest, vm, storm
  *   node scripts/test.mjs unit/pages -t torn   anything else goes to Vitest, which then runs alone
  *
  * The suite vm runs native-in-vm and vitest-in-vm in a virtual machine with an older kernel.
@@ -148,6 +148,7 @@ const SUITES = {
   vitest: () => vitest(['--project', 'unit', '--project', 'e2e']),
   vm,
   'native-in-vm': nativeInVm,
+  storm: () => vitest(['--project', 'storm']),
   'vitest-in-vm': () => vitest(['--project', 'vm']),
 };
 

@@ -25,10 +25,18 @@ export default defineConfig({
           ...common,
           name: 'e2e',
           include: ['**/*.test.ts'],
-          exclude: ['unit/**', 'vm/**', 'dist/**', '**/node_modules/**'],
+          exclude: ['unit/**', 'vm/**', 'storm/**', 'dist/**', '**/node_modules/**'],
           // Freezes and timings of one file would disturb those of another.
           fileParallelism: false,
           sequence: { groupOrder: 1 },
+        },
+      },
+      {
+        test: {
+          ...common,
+          name: 'storm',
+          include: ['storm/**/*.test.ts'],
+          sequence: { groupOrder: 3 },
         },
       },
       {

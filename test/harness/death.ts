@@ -1,0 +1,89 @@
+/** Dumpers in processes of their own that die by SIGKILL: at a chosen step, or at any instant. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { text } from 'node:stream/consumers';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { expect } from 'vitest';
+import { readStatus, stateOf, threadsOf } from './procfs.js';
+import { waitFor, within } from './wait.js';
+
+const PROGRAM = fileURLToPath(new URL('./work.mjs', import.meta.url));
+
+export interface Work {
+  work: 'dump' | 'hold' | 'core' | 'restore' | 'clean';
+  pid: number;
+  /** Image, or core, that is written or read. */
+  dir?: string;
+  options?: object;
+}
+
+export interface Death {
+  /** As docs/safety.md names it. */
+  step: string;
+  /** At which time that it comes, from 1. */
+  times: number;
+}
+
+/** How often each step comes in a piece of work that is brought to its end; those that never come are left out. */
+export async function stepsOf(work: Work): Promise<Map<string, number>> {
+  const child = start(work, 'inherit');
+  const [said, status] = await within('a dumper', Promise.all([saidBy(child), endOf(child)]));
+  expect(status).toBe('0');
+  const [, result = ''] = said.split('\n');
+  const counts = Object.entries(JSON.parse(result) as Record<string, number>);
+  return new Map(counts.filter(([, count]) => count > 0));
+}
+
+/** Lets a dumper die there. False: it did not come to that step so often, and has done its work. */
+export async function diesAt(work: Work, death: Death): Promise<boolean> {
+  const child = start({ ...work, ...death }, 'ignore');
+  const [, status] = await within('a dumper', Promise.all([saidBy(child), endOf(child)]));
+  expect(status).toMatch(/^(SIGKILL|0)$/);
+  return status === 'SIGKILL';
+}
+
+/** Kills a dumper so many ms after it has begun, unless it ends before; returns for how long it worked, in ms. */
+export async function diesAfter(work: Work, ms: number): Promise<number> {
+  const child = start(work, 'ignore');
+  const ended = endOf(child);
+  if (child.stdout !== null) await within('a dumper to begin', once(child.stdout, 'data'));
+  const begun = performance.now();
+  const waiting = new AbortController();
+  const timer = sleep(ms, undefined, { signal: waiting.signal }).catch(() => {});
+  await Promise.race([ended, timer]);
+  waiting.abort();
+  child.kill('SIGKILL');
+  child.stdout?.resume();
+  await within('a dumper', ended);
+  return performance.now() - begun;
+}
+
+/** Waits until nobody holds a process that a dumper has died on. */
+export async function expectFree(pid: number): Promise<void> {
+  await waitFor('nobody holds the target', () =>
+    threadsOf(pid).every((tid) => {
+      const state = stateOf(pid, tid);
+      return (
+        state === undefined ||
+        (readStatus(pid, tid).get('TracerPid') === '0' && !['t', 'T'].includes(state))
+      );
+    }),
+  );
+}
+
+function start(work: Work & Partial<Death>, errors: 'inherit' | 'ignore'): ChildProcess {
+  return spawn(process.execPath, [PROGRAM, JSON.stringify(work)], {
+    stdio: ['ignore', 'pipe', errors],
+  });
+}
+
+async function saidBy({ stdout }: ChildProcess): Promise<string> {
+  return stdout === null ? '' : text(stdout);
+}
+
+/** Its status, or the name of the signal that ended it. */
+async function endOf(child: ChildProcess): Promise<string> {
+  if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
+  return child.signalCode ?? String(child.exitCode);
+}
