@@ -110,8 +110,8 @@ TEST(self_heal_is_not_needed_where_the_dumper_lives) {
   spinner.check("100 attaches");
 }
 
-// Not at a chosen step but anywhere, again and again in the same target. SLUICE_STORM_KILLS sets how
-// often.
+// Not at a chosen step but anywhere, again and again in the same target. SLUICE_STORM_KILLS sets
+// how often.
 TEST(self_heal_at_any_instant) {
   const AdoptsOrphans adopts;
   Spinner spinner(40);
