@@ -4,9 +4,16 @@ import { once } from 'node:events';
 import { text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { cleanTarget } from '@sluice/core';
 import { expect } from 'vitest';
 import { readStatus, stateOf, threadsOf } from './procfs.js';
+import type { TestTarget } from './target.js';
+import { TempDir } from './temp.js';
+import { assertClean, assertUntouched, viewOf } from './untouched.js';
 import { waitFor, within } from './wait.js';
+
+/** Whether to die at the first, second, middle and last time of each step, not at one of them by turns. */
+export const ALL_DEATHS = process.env.SLUICE_DEATHS === 'all';
 
 const PROGRAM = fileURLToPath(new URL('./work.mjs', import.meta.url));
 
@@ -86,4 +93,48 @@ async function saidBy({ stdout }: ChildProcess): Promise<string> {
 async function endOf(child: ChildProcess): Promise<string> {
   if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
   return child.signalCode ?? String(child.exitCode);
+}
+
+function deathsOf(counts: Map<string, number>): Death[] {
+  return [...counts].flatMap(([step, count], index) => {
+    const times = ALL_DEATHS ? [1, 2, Math.ceil(count / 2), count] : [index % 2 === 0 ? 1 : count];
+    return [...new Set(times)].filter((n) => n <= count).map((n) => ({ step, times: n }));
+  });
+}
+
+/**
+ * Dies at every step of some work on a target, or at `only` some, and looks at it after each.
+ *
+ * @param steps That must be among those that come.
+ * @param check What the target is asked; one that wakes its threads then has other children afterwards.
+ */
+export async function dieAtEach(
+  target: TestTarget,
+  work: (dir: TempDir) => Work,
+  steps: string[],
+  check: string,
+  only?: string[],
+): Promise<void> {
+  const { pid } = target;
+  const before = viewOf(pid);
+  const untouched = () =>
+    check === 'check' ? assertUntouched(pid, before, { busy: true }) : assertClean(pid);
+  const inDir = async <Value>(run: (work: Work) => Promise<Value>) => {
+    await using dir = new TempDir();
+    return await run(work(dir));
+  };
+  const counts = await inDir(stepsOf);
+  expect([...counts.keys()]).toEqual(expect.arrayContaining(steps));
+  for (const death of deathsOf(counts)) {
+    if (only?.includes(death.step) === false) continue;
+    const died = await inDir((each) => diesAt(each, death));
+    // How often a step comes may vary, but it comes.
+    expect({ ...death, died: died || death.times > 1 }).toEqual({ ...death, died: true });
+    await expectFree(pid);
+    await target.check(check);
+    await cleanTarget(pid);
+    await untouched();
+  }
+  expect(await cleanTarget(pid)).toEqual({ pid, mappings: 0, zombies: 0 });
+  await target.check(check);
 }
