@@ -116,6 +116,26 @@ TEST(thread_remote_signals_at_any_instant) {
   check_in_order(*log, 1000);
 }
 
+// A tracer that has waited for a stop before a signal, and dies, takes the signal with it.
+TEST(thread_remote_dumper_that_has_seen_a_signal_dies) {
+  const AdoptsOrphans adopts;
+  Shared<Log> log;
+  const Child child([&] { prepare(&*log); });
+  constexpr int kTimes = 20;
+  for (int i = 0; i < kTimes; ++i) {
+    DyingDumper(child.pid(), steps::Step::kSignalSeen, 1, [&](Rig&) {
+      Tracee tracee(child.pid());
+      CHECK(tracee.seize(0));
+      sigval value{};
+      value.sival_int = i;
+      ::sigqueue(child.pid(), SIGRTMIN, value);
+      CHECK(tracee.wait(far_off()) == Stop::kSignal);
+    }).wait_dead();
+    wait_until("it is handled", [&] { return log->handled == i + 1; });
+  }
+  check_in_order(*log, kTimes);
+}
+
 TEST(thread_remote_stop_signal_meanwhile) {
   const Child child([] {});
   Rig rig(child.pid());

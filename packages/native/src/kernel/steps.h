@@ -13,6 +13,8 @@
 namespace sluice::steps {
 
 enum class Step {
+  // Any stop.
+  kSignalSeen,  // a thread stands before a signal that it is about to receive
   // A call that is made in a thread of the target.
   kStopped,         // nothing is changed yet
   kFrameWritten,    // the return frame is below the red zone
@@ -63,44 +65,19 @@ inline constexpr size_t kSteps = static_cast<size_t>(Step::kThreadSet) + 1;
 
 // In the order of the steps.
 inline constexpr std::array<std::string_view, kSteps> kNames = {
-    "stopped",
-    "frame-written",
-    "registers-set",
-    "signals-blocked",
-    "return-entered",
-    "call-entered",
-    "call-left",
-    "cloned",
-    "mask-returned",
-    "put-back",
-    "helper-named",
-    "helper-secured",
-    "helper-ready",
-    "scratch-unmapped",
-    "helper-ended",
-    "zombie-reaped",
-    "userfaultfd-taken",
-    "range-watched",
-    "bits-reset",
-    "pages-collected",
-    "pages-pinned",
-    "range-released",
-    "thread-interrupted",
-    "frozen",
-    "pages-taken",
-    "held",
-    "thread-released",
-    "thawed",
-    "twin-cloned",
-    "twin-secured",
-    "twin-captured",
-    "twin-ended",
-    "handler-set",
-    "mapping-changed",
-    "pages-dropped",
-    "pages-written",
-    "descriptor-set",
-    "thread-set",
+    "signal-seen",     "stopped",         "frame-written",
+    "registers-set",   "signals-blocked", "return-entered",
+    "call-entered",    "call-left",       "cloned",
+    "mask-returned",   "put-back",        "helper-named",
+    "helper-secured",  "helper-ready",    "scratch-unmapped",
+    "helper-ended",    "zombie-reaped",   "userfaultfd-taken",
+    "range-watched",   "bits-reset",      "pages-collected",
+    "pages-pinned",    "range-released",  "thread-interrupted",
+    "frozen",          "pages-taken",     "held",
+    "thread-released", "thawed",          "twin-cloned",
+    "twin-secured",    "twin-captured",   "twin-ended",
+    "handler-set",     "mapping-changed", "pages-dropped",
+    "pages-written",   "descriptor-set",  "thread-set",
 };
 
 inline std::atomic<void (*)(Step)> g_hook{nullptr};

@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "kernel/proc_status.h"
+#include "kernel/steps.h"
 #include "kernel/syscalls.h"
 
 namespace sluice {
@@ -27,6 +28,9 @@ constexpr suseconds_t kSeizeLimitUs = 2000;
 
 // For a task that was killed to be a zombie. Long if it shares its end with others (a core dump).
 constexpr std::chrono::milliseconds kDyingLimit{100};
+
+// As wait(2) begins the status of a task that is stopped.
+constexpr int kStopped = 0x7f;
 
 // Enough for every state component known today, with AMX 11 KiB.
 constexpr size_t kMostXstateBytes = 16384;
@@ -154,7 +158,17 @@ Stop Tracee::on_status(int status) {
   return Stop::kSignal;
 }
 
+// A stop before a signal is looked at and not waited for: once that is done, the kernel forgets the
+// signal if the tracer dies before it hands that on.
 Stop Tracee::poll() {
+  siginfo_t seen{};
+  sys::call_restarting(SYS_waitid, P_PID, tid_, &seen,
+                       WEXITED | WSTOPPED | WNOHANG | WNOWAIT | __WALL, nullptr);
+  if (seen.si_pid == tid_ && seen.si_code == CLD_TRAPPED &&
+      on_status(seen.si_status << 8 | kStopped) == Stop::kSignal) {
+    steps::at(steps::Step::kSignalSeen);
+    return Stop::kSignal;
+  }
   int status = 0;
   const long result = sys::call_restarting(SYS_wait4, tid_, &status, __WALL | WNOHANG, nullptr);
   if (result == tid_) {
