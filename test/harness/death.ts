@@ -105,6 +105,8 @@ function deathsOf(counts: Map<string, number>): Death[] {
 /**
  * Dies at every step of some work on a target, or at `only` some, and looks at it after each.
  *
+ * Returns how many dumpers died.
+ *
  * @param steps That must be among those that come.
  * @param check What the target is asked; one that wakes its threads then has other children afterwards.
  */
@@ -114,7 +116,7 @@ export async function dieAtEach(
   steps: string[],
   check: string,
   only?: string[],
-): Promise<void> {
+): Promise<number> {
   const { pid } = target;
   const before = viewOf(pid);
   const untouched = () =>
@@ -125,11 +127,13 @@ export async function dieAtEach(
   };
   const counts = await inDir(stepsOf);
   expect([...counts.keys()]).toEqual(expect.arrayContaining(steps));
+  let dead = 0;
   for (const death of deathsOf(counts)) {
     if (only?.includes(death.step) === false) continue;
     const died = await inDir((each) => diesAt(each, death));
     // How often a step comes may vary, but it comes.
     expect({ ...death, died: died || death.times > 1 }).toEqual({ ...death, died: true });
+    if (died) dead++;
     await expectFree(pid);
     await target.check(check);
     await cleanTarget(pid);
@@ -137,4 +141,5 @@ export async function dieAtEach(
   }
   expect(await cleanTarget(pid)).toEqual({ pid, mappings: 0, zombies: 0 });
   await target.check(check);
+  return dead;
 }
