@@ -162,8 +162,11 @@ Stop Tracee::on_status(int status) {
 // signal if the tracer dies before it hands that on.
 Stop Tracee::poll() {
   siginfo_t seen{};
-  sys::call_restarting(SYS_waitid, P_PID, tid_, &seen,
-                       WEXITED | WSTOPPED | WNOHANG | WNOWAIT | __WALL, nullptr);
+  const long looked = sys::call_restarting(
+      SYS_waitid, P_PID, tid_, &seen, WEXITED | WSTOPPED | WNOHANG | WNOWAIT | __WALL, nullptr);
+  if (looked == 0 && seen.si_pid == 0) {
+    return Stop::kTimeout;
+  }
   if (seen.si_pid == tid_ && seen.si_code == CLD_TRAPPED &&
       on_status(seen.si_status << 8 | kStopped) == Stop::kSignal) {
     steps::at(steps::Step::kSignalSeen);
