@@ -180,6 +180,13 @@ export interface NativeSessionOptions {
   io: 'auto' | 'direct' | 'buffered';
   /** Existing directory of the image. */
   dir: string;
+  /**
+   * A file that exists, in which every page has its place, instead of shards; `` for shards. Later rounds
+   * write over what earlier ones wrote, so that it holds the newest bytes.
+   */
+  placedFile: string;
+  /** Bytes at the start of that file that are not for pages: whole pages. */
+  placesFrom: number;
   tracker: 'auto' | TrackerName;
   /** How the last pages are kept as they were under freeze, of a round that copies. */
   consistency: 'auto' | Consistency;
@@ -237,6 +244,16 @@ export interface Survey {
   totalPages: number;
 }
 
+/** Where pages have their places in a file. */
+export interface SessionPlaces {
+  /** Start and end by turns, ascending: adjacent addresses that are adjacent in the file. */
+  ranges: BigUint64Array;
+  /** Of each range, bytes into the file. */
+  offsets: Float64Array;
+  /** After the last place, bytes. */
+  end: number;
+}
+
 /** Result of `drainSeal`. */
 export interface SealedShard {
   /** File name in the directory of the round. */
@@ -261,7 +278,7 @@ export interface RoundCaptured {
   /**
    * Page table as it is stored: records of 24 bytes, little-endian: u64 address, u32 pages,
    * u32 shard (0xffffffff: in the parent image), u64 offset in the shard. Ascending by address, not
-   * overlapping.
+   * overlapping. With places, the final one names the places of all pages, whichever round wrote them.
    */
   pageTable: Uint8Array;
   pagesWritten: number;
@@ -440,6 +457,8 @@ export interface Addon {
   sessionSetCuts(session: number, round: number, cuts: BigUint64Array): void;
   /** What came of a round that went well; once. */
   sessionFinishRound(session: number, round: number): RoundCaptured;
+  /** Of a session with `placedFile`. */
+  sessionPlaces(session: number): SessionPlaces;
   /** Frees the native side. After detach. */
   sessionClose(session: number): void;
 
@@ -488,6 +507,12 @@ export interface Addon {
     pieceBytes: number,
     durable: boolean,
   ): SealedShard;
+
+  /**
+   * Blocks. After the last round: what was written to places or reserved for them becomes holes of the file
+   * (zeros, where it can have none), but for the `kept` parts of it, start and end by turns.
+   */
+  drainClear(session: number, kept: BigUint64Array): void;
 
   /** Looks at the process; nothing in it is touched. Returns the handle for the calls below. */
   restoreOpen(options: NativeRestoreOptions): number;

@@ -30,6 +30,7 @@ export const DRAIN_OPS = [
   'drainOpen',
   'drainRun',
   'drainSeal',
+  'drainClear',
   'crc32cFile',
 ] as const satisfies readonly (keyof Addon)[];
 

@@ -82,6 +82,8 @@ Napi::Value session_open(const Napi::CallbackInfo& info) {
     options.consistency = consistency_of(text_of(given, "consistency"));
     options.hand_over = given.Get("handOver").ToBoolean();
     options.force = given.Get("force").ToBoolean();
+    options.placed_file = text_of(given, "placedFile");
+    options.places_from = static_cast<uint64_t>(integer_of(given, "placesFrom"));
     options.known = normalised(ranges_of(given.Get("known")));
     const auto session = std::make_shared<DumpSession>(options);
     const TargetIdentity& identity = session->identity();
@@ -170,6 +172,33 @@ Napi::Value session_finish_round(const Napi::CallbackInfo& info, DumpSession* se
   result.Set("resetUptimeUs", number(env, captured.reset_uptime_us));
   result.Set("warnings", texts(env, captured.plan.warnings));
   return result;
+}
+
+Places* places_of(DumpSession* session) {
+  if (session->places() == nullptr) {
+    throw Error("OPTION", 0, "", 0, "pages have no places in this session");
+  }
+  return session->places();
+}
+
+Napi::Value session_places(const Napi::CallbackInfo& info, DumpSession* session) {
+  const Napi::Env env = info.Env();
+  const std::vector<Placed> extents = places_of(session)->extents();
+  std::vector<PageRange> ranges;
+  Napi::Float64Array offsets = Napi::Float64Array::New(env, extents.size());
+  for (size_t i = 0; i < extents.size(); ++i) {
+    ranges.push_back(extents[i].range);
+    offsets[i] = static_cast<double>(extents[i].offset);
+  }
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("ranges", ranges_to_js(env, ranges));
+  result.Set("offsets", offsets);
+  result.Set("end", number(env, places_of(session)->end()));
+  return result;
+}
+
+void drain_clear(const Napi::CallbackInfo& info, DumpSession* session) {
+  places_of(session)->clear_all_but(ranges_of(info[1]));
 }
 
 Napi::Value control_prepare(const Napi::CallbackInfo& info, DumpSession* session) {
@@ -271,6 +300,7 @@ void add_session_api(Napi::Env env, Napi::Object exports) {
   add_function(env, exports, "sessionProgress", on<g_sessions, session_progress>);
   add_function(env, exports, "sessionSetCuts", on<g_sessions, session_set_cuts>);
   add_function(env, exports, "sessionFinishRound", on<g_sessions, session_finish_round>);
+  add_function(env, exports, "sessionPlaces", on<g_sessions, session_places>);
   add_function(env, exports, "controlAttach", on<g_sessions, &DumpSession::control_attach>);
   add_function(env, exports, "controlPrepare", on<g_sessions, control_prepare>);
   add_function(env, exports, "controlCapture", on<g_sessions, control_capture>);
@@ -282,6 +312,7 @@ void add_session_api(Napi::Env env, Napi::Object exports) {
   add_function(env, exports, "laneDetach", on<g_sessions, lane_detach>);
   add_function(env, exports, "drainOpen", on<g_sessions, drain_open>);
   add_function(env, exports, "drainRun", on<g_sessions, drain_run>);
+  add_function(env, exports, "drainClear", on<g_sessions, drain_clear>);
   add_function(env, exports, "drainSeal", on<g_sessions, drain_seal>);
 }
 

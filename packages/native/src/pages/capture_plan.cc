@@ -228,4 +228,13 @@ CapturePlan make_plan(pid_t pid, MappedFiles* files, const std::vector<uint64_t>
   return plan;
 }
 
+PageRanges mappings_of(const CapturePlan& plan) {
+  PageRanges mappings;
+  mappings.reserve(plan.vmas.size());
+  for (const PlannedVma& vma : plan.vmas) {
+    mappings.push_back({vma.mapping.start, vma.mapping.end});
+  }
+  return mappings;
+}
+
 }  // namespace sluice

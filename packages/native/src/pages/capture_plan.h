@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "base/page_range.h"
+#include "base/page_ranges.h"
 #include "kernel/proc_maps.h"
 #include "pages/mapped_file.h"
 #include "pages/page_scan.h"
@@ -64,6 +64,9 @@ struct CapturePlan {
 // Reads the maps of `pid` and decides. `files` keeps what it learns for the next time. A mapping
 // whose start is in `ignored` is not the target's (the helpers' scratch).
 CapturePlan make_plan(pid_t pid, MappedFiles* files, const std::vector<uint64_t>& ignored);
+
+// All that is mapped, one range for each mapping.
+PageRanges mappings_of(const CapturePlan& plan);
 
 // The kind of one mapping, and for kExcluded why; pure. `file` is what is behind it, if known.
 PlannedVma classify(const Mapping& mapping, const std::optional<MappedFile>& file);

@@ -17,6 +17,9 @@ namespace {
 
 constexpr uint64_t kReserveStep = uint64_t{64} << 20;
 constexpr uint64_t kReadBytes = uint64_t{4} << 20;
+// Of single pages at their places, one after the other, the disk takes far fewer than the page
+// cache.
+constexpr uint64_t kLeastDirectBytes = uint64_t{64} << 10;
 constexpr uint32_t kMostPagesPerRun = 0xffffffff;
 
 bool is_full(long result) { return result == -ENOSPC || result == -EDQUOT; }
@@ -30,14 +33,35 @@ ShardFile::ShardFile(const std::string& dir, size_t index, IoMode mode, uint64_t
   snprintf(name, sizeof name, "shard-%04zu.img", index);
   name_ = name;
   path_ = dir + "/" + name_;
-  const int flags = O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW;
-  const long fd = sys::call(SYS_openat, AT_FDCWD, path_.c_str(), flags, 0600);
+  open(O_CREAT | O_EXCL);
+  choose_io(moving);
+  if (preallocate > 0) {
+    reserve(preallocate);
+  }
+}
+
+ShardFile::ShardFile(Places* places, IoMode mode, bool moving)
+    : places_(places),
+      path_(places->path()),
+      name_(path_.substr(path_.rfind('/') + 1)),
+      index_(0),
+      mode_(mode) {
+  open(0);
+  choose_io(moving);
+}
+
+void ShardFile::open(int flags) {
+  const long fd =
+      sys::call(SYS_openat, AT_FDCWD, path_.c_str(), flags | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0600);
   if (fd < 0) {
     const bool full = is_full(fd);
     throw Error(full ? "DISK_FULL" : "OUTPUT_NOT_WRITABLE", 0, "openat", static_cast<int>(-fd),
                 "cannot create " + path_);
   }
   fd_.reset(static_cast<int>(fd));
+}
+
+void ShardFile::choose_io(bool moving) {
   if (mode_ == IoMode::kAuto && moving) {
     io_reason_ = "the file system reads twice what it writes, and a live page may change meanwhile";
   } else if (mode_ != IoMode::kBuffered) {
@@ -49,9 +73,6 @@ ShardFile::ShardFile(const std::string& dir, size_t index, IoMode mode, uint64_t
     if (!direct_) {
       io_reason_ = "the file system does not take O_DIRECT";
     }
-  }
-  if (preallocate > 0) {
-    reserve(preallocate);
   }
 }
 
@@ -73,7 +94,7 @@ void ShardFile::reserve(uint64_t end) {
     can_reserve_ = false;
     return;
   }
-  if (result < 0 && offset_ == 0) {
+  if (result < 0 && bytes_ == 0) {
     fail("fallocate", result, "no space for the pages that the target has");
   }
   if (result < 0) {
@@ -90,28 +111,64 @@ void ShardFile::set_direct(bool on) {
 }
 
 void ShardFile::append(Slot* slot) {
-  if (offset_ + slot->bytes > reserved_) {
-    reserve(offset_ + slot->bytes + kReserveStep);
+  if (places_ == nullptr && bytes_ + slot->bytes > reserved_) {
+    reserve(bytes_ + slot->bytes + kReserveStep);
   }
-  note_runs(*slot);
+  const std::vector<Placed> pieces = place(*slot);
   uint64_t in_pipe = slot->copied ? 0 : slot->bytes;
-  for (uint64_t left = slot->bytes; left > 0;) {
-    if (in_pipe < slot->bytes) {
-      const long pushed = slot->push(in_pipe, slot->bytes - in_pipe);
+  uint64_t in_slot = 0;
+  for (size_t i = 0; i < pieces.size();) {
+    // What is adjacent in the file goes there at once.
+    Placed whole = pieces[i];
+    for (note_run(pieces[i++]); i < pieces.size(); note_run(pieces[i++])) {
+      if (pieces[i].offset != whole.offset + whole.range.bytes()) {
+        break;
+      }
+      whole.range.end += pieces[i].range.bytes();
+    }
+    move(slot, in_slot, whole, &in_pipe);
+    in_slot += whole.range.bytes();
+  }
+  bytes_ += slot->bytes;
+}
+
+std::vector<Placed> ShardFile::place(const Slot& slot) {
+  std::vector<Placed> pieces;
+  uint64_t end = bytes_;
+  for (const PageRange& range : slot.ranges) {
+    if (places_ != nullptr) {
+      const std::vector<Placed> placed = places_->place(range);
+      pieces.insert(pieces.end(), placed.begin(), placed.end());
+    } else {
+      pieces.push_back({range, end});
+      end += range.bytes();
+    }
+  }
+  return pieces;
+}
+
+// Bytes of the slot from `in_slot` on; only the length of the range counts. The first `in_pipe`
+// bytes of the slot are in the pipe, or have been.
+void ShardFile::move(Slot* slot, uint64_t in_slot, Placed to, uint64_t* in_pipe) {
+  const bool worth = places_ == nullptr || to.range.bytes() >= kLeastDirectBytes;
+  const uint64_t end = in_slot + to.range.bytes();
+  auto offset = static_cast<loff_t>(to.offset);
+  for (uint64_t at = in_slot; at < end;) {
+    if (*in_pipe < end) {
+      const long pushed = slot->push(*in_pipe, slot->bytes - *in_pipe);
       if (pushed < 0 && pushed != -EAGAIN) {
         fail("vmsplice", pushed, "copied pages could not be put into a pipe");
       }
-      in_pipe += static_cast<uint64_t>(std::max(pushed, 0L));
+      *in_pipe += static_cast<uint64_t>(std::max(pushed, 0L));
     }
     // After a short splice the next piece starts in the middle of a block, which O_DIRECT refuses.
-    const bool aligned = offset_ % kPageBytes == 0 && left % kPageBytes == 0;
-    set_direct(direct_ && aligned);
-    auto offset = static_cast<loff_t>(offset_);
+    const bool aligned =
+        offset % static_cast<loff_t>(kPageBytes) == 0 && (end - at) % kPageBytes == 0;
+    set_direct(direct_ && worth && aligned);
     const long moved = sys::call(SYS_splice, slot->read_end.get(), nullptr, fd_.get(), &offset,
-                                 left, SPLICE_F_MOVE);
+                                 end - at, SPLICE_F_MOVE);
     if (moved > 0) {
-      offset_ += static_cast<uint64_t>(moved);
-      left -= static_cast<uint64_t>(moved);
+      at += static_cast<uint64_t>(moved);
     } else if (moved == -EINTR) {
       continue;
     } else if (moved == -EAGAIN) {
@@ -127,27 +184,25 @@ void ShardFile::append(Slot* slot) {
   }
 }
 
-void ShardFile::note_runs(const Slot& slot) {
-  uint64_t offset = offset_;
-  for (const PageRange& range : slot.ranges) {
-    const auto pages = static_cast<uint32_t>(range.pages());
-    if (!runs_.empty()) {
-      StoredRun& last = runs_.back();
-      const uint64_t bytes = uint64_t{last.pages} * kPageBytes;
-      if (last.address + bytes == range.start && last.offset + bytes == offset &&
-          last.pages <= kMostPagesPerRun - pages) {
-        last.pages += pages;
-        offset += range.bytes();
-        continue;
-      }
+void ShardFile::note_run(const Placed& placed) {
+  const auto pages = static_cast<uint32_t>(placed.range.pages());
+  if (!runs_.empty()) {
+    StoredRun& last = runs_.back();
+    const uint64_t bytes = uint64_t{last.pages} * kPageBytes;
+    if (last.address + bytes == placed.range.start && last.offset + bytes == placed.offset &&
+        last.pages <= kMostPagesPerRun - pages) {
+      last.pages += pages;
+      return;
     }
-    runs_.push_back({range.start, pages, index_, offset});
-    offset += range.bytes();
   }
+  runs_.push_back({placed.range.start, pages, index_, placed.offset});
 }
 
 void ShardFile::cut() {
-  const long result = sys::call_restarting(SYS_ftruncate, fd_.get(), static_cast<long>(offset_));
+  if (places_ != nullptr) {
+    return;
+  }
+  const long result = sys::call_restarting(SYS_ftruncate, fd_.get(), static_cast<long>(bytes_));
   if (result < 0) {
     fail("ftruncate", result, "cannot be cut to its length");
   }
@@ -161,7 +216,7 @@ void ShardFile::sync() {
 }
 
 std::vector<uint32_t> ShardFile::checksum(uint64_t piece_bytes) const {
-  return checksum_file(path_, offset_, piece_bytes, direct_);
+  return checksum_file(path_, bytes_, piece_bytes, direct_);
 }
 
 std::vector<uint32_t> checksum_file(const std::string& path, uint64_t bytes, uint64_t piece_bytes,

@@ -1,4 +1,5 @@
-// A shard: one image file, filled front to back with splice(2) from slots.
+// A shard: one image file, filled front to back with splice(2) from slots; or a file shared with
+// other shards, in which each page has its place.
 #pragma once
 
 #include <cstdint>
@@ -6,6 +7,7 @@
 #include <vector>
 
 #include "base/scoped_fd.h"
+#include "pipe/places.h"
 #include "pipe/slot.h"
 
 namespace sluice {
@@ -27,11 +29,14 @@ class ShardFile {
   // that kAuto avoids O_DIRECT. Throws DISK_FULL, OUTPUT_NOT_WRITABLE, DIRECT_IO_UNAVAILABLE, IO.
   ShardFile(const std::string& dir, size_t index, IoMode mode, uint64_t preallocate,
             bool moving = false);
+  // Writes pages to their places, which outlive it. Throws OUTPUT_NOT_WRITABLE,
+  // DIRECT_IO_UNAVAILABLE.
+  ShardFile(Places* places, IoMode mode, bool moving = false);
 
-  // Moves all bytes of the slot to the end of the shard and notes where its pages are.
-  // Throws DISK_FULL, DIRECT_IO_UNAVAILABLE, IO.
+  // Moves all bytes of the slot to the end of the shard, or to their places, and notes where its
+  // pages are. Throws DISK_FULL, DIRECT_IO_UNAVAILABLE, IO.
   void append(Slot* slot);
-  // Cuts the file to its length.
+  // Cuts the file to its length; with places there is nothing to cut.
   void cut();
   void sync();
   // CRC32C of each `piece_bytes` of what is stored, read back the way it was written: what is
@@ -40,24 +45,30 @@ class ShardFile {
   std::vector<uint32_t> checksum(uint64_t piece_bytes) const;
 
   const std::string& name() const { return name_; }
-  uint64_t bytes() const { return offset_; }
+  // That were appended.
+  uint64_t bytes() const { return bytes_; }
   bool direct() const { return direct_; }
   // Why kAuto did not take O_DIRECT, or "".
   const std::string& io_reason() const { return io_reason_; }
   const std::vector<StoredRun>& runs() const { return runs_; }
 
  private:
+  void open(int flags);
+  void choose_io(bool moving);
   void set_direct(bool on);
   void reserve(uint64_t end);
-  void note_runs(const Slot& slot);
+  std::vector<Placed> place(const Slot& slot);
+  void note_run(const Placed& placed);
+  void move(Slot* slot, uint64_t in_slot, Placed to, uint64_t* in_pipe);
   [[noreturn]] void fail(const char* call, long result, const char* what) const;
 
+  Places* places_ = nullptr;
   std::string path_;
   std::string name_;
   uint32_t index_;
   IoMode mode_;
   ScopedFd fd_;
-  uint64_t offset_ = 0;
+  uint64_t bytes_ = 0;
   uint64_t reserved_ = 0;
   bool can_reserve_ = true;
   bool direct_ = false;      // the shard is written with O_DIRECT

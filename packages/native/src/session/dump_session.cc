@@ -47,6 +47,9 @@ DumpSession::DumpSession(const SessionOptions& options) : options_(options), fil
   identity_.executable = executable(pid).value_or("");
   stamp_ = settled_stamp();
   chain_ = options_.known;
+  if (!options_.placed_file.empty()) {
+    places_ = std::make_unique<Places>(options_.placed_file, options_.places_from);
+  }
 
   const uint64_t lane_budget = options_.budget_bytes / options_.lanes;
   LaneOptions lane;

@@ -22,6 +22,7 @@
 #include "base/scoped_fd.h"
 #include "kernel/process_state.h"
 #include "pages/capture_plan.h"
+#include "pipe/places.h"
 #include "pipe/shard_file.h"
 #include "session/consistency.h"
 #include "session/exchange.h"
@@ -52,6 +53,10 @@ struct SessionOptions {
   Consistency consistency = Consistency::kCopy;
   // A helper is used whatever the seccomp filter of the target says of the calls that it costs.
   bool force = false;
+  // A file in which pages have places, instead of shards in directories; and how many bytes at its
+  // start are not for pages. "" for none.
+  std::string placed_file;
+  uint64_t places_from = 0;
   // Pages in the image that the first round builds on, taken when soft-dirty bits were reset last.
   PageRanges known;
 };
@@ -188,6 +193,8 @@ class DumpSession {
   void drain_run(size_t drain, size_t first, size_t last);
   // What came of a round that went well; once.
   RoundResult finish_round(size_t round);
+  // Where pages have their places; null without.
+  Places* places() const { return places_.get(); }
   // `durable`: it survives a crash of the machine from then on.
   SealedShard drain_seal(size_t drain, size_t round, uint64_t piece_bytes, bool durable);
 
@@ -238,6 +245,7 @@ class DumpSession {
   ProgramStamp stamp_;
   TargetHandle target_{0, 0};
   MappedFiles files_;
+  std::unique_ptr<Places> places_;
   std::vector<VmFlags> vm_flags_;
   std::unique_ptr<TracerTask> tracer_;
   std::unique_ptr<Freeze> freeze_;  // belongs to the tracer task

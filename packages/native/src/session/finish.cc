@@ -14,6 +14,16 @@ constexpr char kAio[] =
     "it does asynchronous I/O (io_setup(2)): no tracker sees what the kernel reads into its memory "
     "during rounds";
 
+// No place is so large that its pages could not be counted.
+void add_placed(const PageRanges& pages, Places* places, std::vector<StoredRun>* runs) {
+  for (const PageRange& range : pages) {
+    for (const Placed& part : places->find(range)) {
+      runs->push_back(
+          {part.range.start, static_cast<uint32_t>(part.range.pages()), 0, part.offset});
+    }
+  }
+}
+
 bool does_aio(const PlannedVma& vma) { return vma.mapping.path.starts_with("/[aio]"); }
 
 }  // namespace
@@ -22,6 +32,10 @@ void DumpSession::drain_open(size_t drain, size_t round, const std::string& dir,
                              uint64_t preallocate_bytes) {
   Round* const at = round_at(round);
   const bool moving = at->work.kind == RoundKind::kLive && moving_pages_matter_;
+  if (places_) {
+    at->shards.at(drain) = std::make_unique<ShardFile>(places_.get(), options_.io, moving);
+    return;
+  }
   at->shards.at(drain) =
       std::make_unique<ShardFile>(dir, drain, options_.io, preallocate_bytes, moving);
 }
@@ -32,6 +46,9 @@ void DumpSession::drain_run(size_t drain, size_t first, size_t last) {
     try {
       round->exchange.drain_wait_gate();
       ShardFile* const shard = round->shards.at(drain).get();
+      if (places_) {
+        places_->learn(mappings_of(round->work.plan));
+      }
       while (Slot* slot = round->exchange.take_filled()) {
         shard->append(slot);
         bytes_drained_.fetch_add(slot->bytes, std::memory_order_relaxed);
@@ -42,6 +59,10 @@ void DumpSession::drain_run(size_t drain, size_t first, size_t last) {
         shard->cut();
       }
       round->exchange.drain_done();
+      if (places_ && number < last) {
+        // What the next round writes to a place has to come after what this one does.
+        round->exchange.wait_drains(false);
+      }
     } catch (...) {
       round->exchange.fail();
       throw;
@@ -86,7 +107,15 @@ RoundResult DumpSession::finish_round(size_t number) {
     result.plan.warnings.push_back(kAio);
   }
   const PageRanges in_parent = kind == RoundKind::kFinal ? pages_in_parent(*round) : PageRanges{};
-  result.table = make_page_table(std::move(runs), result.plan.aliases, in_parent);
+  if (places_) {
+    // Earlier rounds have written them to where this one would.
+    add_placed(in_parent, places_.get(), &runs);
+    result.table = make_page_table(std::move(runs), result.plan.aliases);
+    result.table.parent_pages = pages_of(in_parent);
+    result.table.stored_pages -= result.table.parent_pages;
+  } else {
+    result.table = make_page_table(std::move(runs), result.plan.aliases, in_parent);
+  }
   for (const PlannedVma& vma : result.plan.vmas) {
     const auto known =
         std::lower_bound(vm_flags_.begin(), vm_flags_.end(), vma.mapping.start,

@@ -41,6 +41,17 @@ class SurveyMaker {
   SurveyItem item_;
 };
 
+// Where no page is missing, so that nothing is reserved that would else be a hole.
+PageRanges dense_parts(const std::vector<SurveyItem>& items) {
+  PageRanges parts;
+  for (const SurveyItem& item : items) {
+    if (item.pages == item.range.pages()) {
+      append_range(&parts, item.range);
+    }
+  }
+  return parts;
+}
+
 std::vector<Mapping> trackable_mappings(const CapturePlan& plan) {
   std::vector<Mapping> mappings;
   for (const PlannedVma& vma : plan.vmas) {
@@ -147,6 +158,10 @@ size_t DumpSession::control_prepare(RoundKind kind, std::vector<SurveyItem>* ite
   }
   for (const CaptureItem& item : round->work.plan.items) {
     add_to_survey(*round, item, pages.get(), written.get(), items);
+  }
+  if (places_) {
+    places_->learn(mappings_of(round->work.plan));
+    places_->expect(dense_parts(*items));
   }
   measure_costs(round->work.plan);
   prepare_twin(round);
