@@ -4,17 +4,24 @@ import { tmpdir } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
 import { fromNative, throwIfAborted, withThawed } from '../errors.js';
 import { createImageDir, type ImageDir } from '../image/index.js';
+import type { TargetIdentity } from '../session/capture.js';
 import { dumpInto } from '../session/dump_into.js';
 import { ProgressMeter } from '../session/dump_run.js';
 import { identify } from '../session/identify.js';
 import { checkPid, resolveDumpOptions } from '../session/options.js';
-import { type CoreProcessOptions, resolveCoreProcessOptions } from './options.js';
+import {
+  type CoreProcessOptions,
+  type ResolvedCoreProcessOptions,
+  resolveCoreProcessOptions,
+} from './options.js';
 import { checkFree, temporaryName } from './output.js';
+import { dumpIntoCore } from './placed.js';
 import { type CoreResult, writeCore } from './write.js';
 
 /**
- * Dumps a process and makes a core of the image: the process is frozen as shortly as for any dump. The image
- * is temporary, and removed whatever happens.
+ * Dumps a process into a core: it is frozen as shortly as for any dump. To a file, pages are written once,
+ * to where they belong in it. For a stream, and if a place for it is named, there is a temporary image, which
+ * is removed whatever happens.
  *
  * @param pid In the pid namespace of the caller.
  * @throws SluiceError as `dumpProcess` and `writeCore` do. Then nothing is left, and the process runs.
@@ -23,31 +30,42 @@ import { type CoreResult, writeCore } from './write.js';
 export async function coreProcess(pid: number, options: CoreProcessOptions): Promise<CoreResult> {
   checkPid(pid);
   const { core, dump, temporaryDir } = resolveCoreProcessOptions(options);
-  const { out, signal } = core;
+  const { out, signal = new AbortController().signal } = core;
   try {
     throwIfAborted(signal);
-    const { startTimeTicks } = identify(pid);
-    if (typeof out === 'string') await checkFree(resolve(out));
+    const identity = { pid, startTimeTicks: identify(pid).startTimeTicks };
     const filter = core.filter ?? (await filterOf(pid));
-    const image = await temporaryDirectory(out, temporaryDir);
-    try {
-      const { dir } = image;
-      const resolved = { ...resolveDumpOptions({ ...dump, ...TEMPORARY, dir }), durable: false };
-      const identity = { pid, startTimeTicks };
-      const forever = new AbortController().signal;
-      const meter = new ProgressMeter();
-      const { result } = await dumpInto(image, identity, resolved, signal ?? forever, meter);
-      const { dir: _, held: __, ...dumped } = result;
-      const written = await writeCore(dir, { ...core, filter });
-      await image.discard();
-      return { ...written, dump: dumped };
-    } catch (error) {
-      // What went wrong first is what the caller must learn.
-      await image.discard().catch(() => {});
-      throw error;
+    if (typeof out === 'string' && temporaryDir === undefined) {
+      const resolved = resolveDumpOptions({ ...dump, checksum: 'none', dir: dirname(resolve(out)) });
+      return await dumpIntoCore(identity, { out, filter, signal }, resolved);
     }
+    return await throughImage(identity, { ...core, filter, signal }, dump, temporaryDir);
   } catch (error) {
     throw withThawed(fromNative(error, { pid }), true);
+  }
+}
+
+async function throughImage(
+  identity: TargetIdentity,
+  core: ResolvedCoreProcessOptions['core'] & { signal: AbortSignal },
+  dump: ResolvedCoreProcessOptions['dump'],
+  temporaryDir: string | undefined,
+): Promise<CoreResult> {
+  const { out, signal } = core;
+  if (typeof out === 'string') await checkFree(resolve(out));
+  const image = await temporaryDirectory(out, temporaryDir);
+  try {
+    const { dir } = image;
+    const resolved = { ...resolveDumpOptions({ ...dump, ...TEMPORARY, dir }), durable: false };
+    const { result } = await dumpInto(image, identity, resolved, signal, new ProgressMeter());
+    const { dir: _, held: __, ...dumped } = result;
+    const written = await writeCore(dir, core);
+    await image.discard();
+    return { ...written, dump: dumped };
+  } catch (error) {
+    // What went wrong first is what the caller must learn.
+    await image.discard().catch(() => {});
+    throw error;
   }
 }
 

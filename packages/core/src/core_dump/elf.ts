@@ -3,6 +3,10 @@
  *
  *     ELF header | program headers | (section header) | notes | bytes of the segments, page after page
  *
+ * or, if the segments had their places before it was known what they are:
+ *
+ *     ELF header | bytes of the segments | program headers | (section header) | notes
+ *
  * The section header is there only if the number of program headers does not fit into the ELF header.
  */
 import { PAGE_BYTES } from '../image/layout.js';
@@ -34,66 +38,107 @@ export interface CoreLayout {
   bytes: number;
 }
 
+/** A segment that has its place in the file. */
+export interface PlacedSegment extends CoreSegment {
+  /** Of its first byte. */
+  offset: number;
+}
+
+/** The two parts of a core beside the bytes of its segments. */
+export interface CoreEnds {
+  /** For the start of the file. */
+  header: Uint8Array;
+  /** Program headers, section header, notes. */
+  tables: Uint8Array;
+}
+
 export function layOut(segments: readonly CoreSegment[], notes: readonly Uint8Array[]): CoreLayout {
+  const headBytes = HEADER_BYTES + tablesBytes(segments.length, notes);
+  let at = Math.ceil(headBytes / PAGE_BYTES) * PAGE_BYTES;
+  const head = new Uint8Array(at);
+  const placed = segments.map((segment) => {
+    const offset = at;
+    at += Number(segment.storedEnd - segment.start);
+    return { ...segment, offset };
+  });
+  const { header, tables } = endsOf(placed, notes, HEADER_BYTES);
+  head.set(header);
+  head.set(tables, HEADER_BYTES);
+  return { head, offsets: placed.map(({ offset }) => offset), bytes: at };
+}
+
+/** @param tablesStart Where the tables will be, in bytes into the file. */
+export function endsOf(
+  segments: readonly PlacedSegment[],
+  notes: readonly Uint8Array[],
+  tablesStart: number,
+): CoreEnds {
   const programHeaders = segments.length + 1;
   const isExtended = programHeaders >= PN_XNUM;
-  const sectionHeader = HEADER_BYTES + programHeaders * PROGRAM_HEADER_BYTES;
-  const notesStart = sectionHeader + (isExtended ? SECTION_HEADER_BYTES : 0);
-  const notesBytes = notes.reduce((sum, { length }) => sum + length, 0);
-  const dataStart = Math.ceil((notesStart + notesBytes) / PAGE_BYTES) * PAGE_BYTES;
-
-  const head = new Uint8Array(dataStart);
-  const view = new DataView(head.buffer);
-  writeHeader(view, programHeaders, isExtended ? sectionHeader : 0);
+  const tables = new Uint8Array(tablesBytes(segments.length, notes));
+  const view = new DataView(tables.buffer);
+  const sectionHeader = programHeaders * PROGRAM_HEADER_BYTES;
+  let note = sectionHeader + (isExtended ? SECTION_HEADER_BYTES : 0);
   writeProgramHeader(view, 0, {
     type: PT_NOTE,
     flags: 0,
-    offset: notesStart,
+    offset: tablesStart + note,
     address: 0n,
-    fileBytes: BigInt(notesBytes),
+    fileBytes: BigInt(tables.length - note),
     memoryBytes: 0n,
     alignment: NOTE_ALIGNMENT,
   });
-  const offsets: number[] = [];
-  let at = dataStart;
-  segments.forEach(({ start, end, storedEnd, protection }, i) => {
-    offsets.push(at);
+  segments.forEach(({ start, end, storedEnd, protection, offset }, i) => {
     writeProgramHeader(view, i + 1, {
       type: PT_LOAD,
       flags: flagsOf(protection),
-      offset: at,
+      offset,
       address: start,
       fileBytes: storedEnd - start,
       memoryBytes: end - start,
       alignment: PAGE_BYTES,
     });
-    at += Number(storedEnd - start);
   });
-  let place = notesStart;
-  for (const note of notes) {
-    head.set(note, place);
-    place += note.length;
+  if (isExtended) {
+    // Section header 0: sh_size is the number of section headers, sh_info that of program headers.
+    view.setBigUint64(sectionHeader + 32, 1n, true);
+    view.setUint32(sectionHeader + 44, programHeaders, true);
   }
-  return { head, offsets, bytes: at };
+  for (const bytes of notes) {
+    tables.set(bytes, note);
+    note += bytes.length;
+  }
+  const header = new Uint8Array(HEADER_BYTES);
+  const sections = isExtended ? tablesStart + sectionHeader : 0;
+  writeHeader(new DataView(header.buffer), programHeaders, tablesStart, sections);
+  return { header, tables };
 }
 
-function writeHeader(view: DataView, programHeaders: number, sectionHeader: number): void {
+function tablesBytes(segments: number, notes: readonly Uint8Array[]): number {
+  const programHeaders = segments + 1;
+  const sectionHeader = programHeaders >= PN_XNUM ? SECTION_HEADER_BYTES : 0;
+  const notesBytes = notes.reduce((sum, { length }) => sum + length, 0);
+  return programHeaders * PROGRAM_HEADER_BYTES + sectionHeader + notesBytes;
+}
+
+function writeHeader(
+  view: DataView,
+  programHeaders: number,
+  tablesStart: number,
+  sectionHeader: number,
+): void {
   new Uint8Array(view.buffer).set(IDENT);
   const isExtended = sectionHeader !== 0;
   view.setUint16(E_TYPE, ET_CORE, true);
   view.setUint16(18, MACHINE, true);
   view.setUint32(20, 1, true);
-  view.setBigUint64(32, BigInt(HEADER_BYTES), true);
+  view.setBigUint64(32, BigInt(tablesStart), true);
   view.setBigUint64(40, BigInt(sectionHeader), true);
   view.setUint16(52, HEADER_BYTES, true);
   view.setUint16(54, PROGRAM_HEADER_BYTES, true);
   view.setUint16(56, isExtended ? PN_XNUM : programHeaders, true);
   view.setUint16(58, isExtended ? SECTION_HEADER_BYTES : 0, true);
   view.setUint16(60, isExtended ? 1 : 0, true);
-  if (!isExtended) return;
-  // Section header 0: sh_size is the number of section headers, sh_info that of program headers.
-  view.setBigUint64(sectionHeader + 32, 1n, true);
-  view.setUint32(sectionHeader + 44, programHeaders, true);
 }
 
 interface ProgramHeader {
@@ -107,7 +152,7 @@ interface ProgramHeader {
 }
 
 function writeProgramHeader(view: DataView, index: number, header: ProgramHeader): void {
-  const at = HEADER_BYTES + index * PROGRAM_HEADER_BYTES;
+  const at = index * PROGRAM_HEADER_BYTES;
   view.setUint32(at, header.type, true);
   view.setUint32(at + 4, header.flags, true);
   view.setBigUint64(at + 8, BigInt(header.offset), true);

@@ -77,6 +77,11 @@ export class FileOutput implements CoreOutput {
     }
   }
 
+  /** The name that it has until it is whole. */
+  get temporary(): string {
+    return this.#temporary;
+  }
+
   async write(bytes: Uint8Array, offset: number): Promise<void> {
     try {
       for (let done = 0; done < bytes.length; ) {

@@ -3,7 +3,7 @@ import { join, resolve } from 'node:path';
 import { fromNative, SluiceError, throwIfAborted } from '../errors.js';
 import { corrupt, hex } from '../image/faults.js';
 import { MANIFEST_FILE } from '../image/layout.js';
-import type { ManifestProcess } from '../image/manifest.js';
+import type { ManifestLeftOut, ManifestProcess, ManifestState } from '../image/manifest.js';
 import { openImage } from '../image/open_image.js';
 import type { Image } from '../image/reader.js';
 import type { DumpResult, LeftOut } from '../session/result.js';
@@ -16,7 +16,7 @@ import { type CoreOutput, FileOutput, StreamOutput } from './output.js';
 import { filledPieces, planSegments } from './segments.js';
 
 /** Bytes copied at once, and copies under way at once. */
-const PIECE_BYTES = 1024 * 1024;
+export const PIECE_BYTES = 1024 * 1024;
 const COPIES = 4;
 
 /** What a core holds; it can go through `JSON.stringify`. Times are in microseconds. */
@@ -28,13 +28,13 @@ export interface CoreResult {
   mappings: number;
   /** Bits of core(5) that it was made with. */
   filter: number;
-  /** Of the whole file, with its holes. */
+  /** Of the whole file, with its holes; a core of a live process has more of them. */
   core_bytes: number;
   /** Bytes of memory in it that are no holes. */
   bytes_written: number;
   /** What the filter wanted and the image cannot give. */
   left_out: LeftOut[];
-  /** From the image to the core on the disk, or in the hands of the stream. */
+  /** From the image, or the last page, to the core on the disk, or in the hands of the stream. */
   write_time: number;
   /** Of a live process: the dump that the core was made of. */
   dump: Omit<DumpResult, 'dir' | 'held'> | null;
@@ -72,16 +72,8 @@ export async function writeCore(source: string | Image, options: CoreOptions): P
 async function writeTo(image: Image, options: CoreOptions): Promise<CoreResult> {
   const startedMs = performance.now();
   const { out, filter = DEFAULT_FILTER, signal } = options;
-  const process = processOf(image, options.pid);
-  const { pid, threads, state, vmas } = process;
-  if (state === null || threads.length === 0) {
-    const message = `The image in ${image.dir} holds no threads of process ${pid}`;
-    throw new SluiceError('ERR_SLUICE_NO_THREADS', message, { pid, file: image.dir });
-  }
-  if (threads.some(({ registers }) => registers.length !== REGISTERS_BYTES)) {
-    const what = `registers of threads that are not ${REGISTERS_BYTES} bytes, as those of x86-64 are`;
-    throw corrupt(join(image.dir, MANIFEST_FILE), 0, what);
-  }
+  const { process, state } = stoppedProcess(image, options.pid);
+  const { pid } = process;
   const output = await outputOf(out, signal);
   try {
     const { segments, leftOut } = await planSegments(image, process, filter);
@@ -94,29 +86,67 @@ async function writeTo(image: Image, options: CoreOptions): Promise<CoreResult> 
       }
     }
     await output.write(head, 0);
-    const read = (address: bigint, into: Uint8Array) => image.readInto(pid, address, into);
-    const bytesWritten = await copy(pieces(), read, output, signal);
+    const bytesWritten = await copy(pieces(), image, pid, output, signal);
     await output.finish(bytes);
-    return {
-      pid,
-      out: typeof out === 'string' ? out : null,
-      threads: threads.length,
-      mappings: vmas.length,
-      filter,
-      core_bytes: bytes,
-      bytes_written: bytesWritten,
-      left_out: leftOut.map(({ start, end, reason }) => ({
-        start: hex(start),
-        end: hex(end),
-        reason,
-      })),
-      write_time: Math.round((performance.now() - startedMs) * 1000),
-      dump: null,
-    };
+    return resultOf(process, { out, filter, bytes, bytesWritten, leftOut, startedMs });
   } catch (error) {
     await output.discard();
     throw fromNative(error);
   }
+}
+
+/**
+ * The process that a core is to be made of, with its threads.
+ *
+ * @throws SluiceError as `writeCore`.
+ */
+export function stoppedProcess(
+  image: Image,
+  asked: number | undefined,
+): { process: ManifestProcess; state: ManifestState } {
+  const process = processOf(image, asked);
+  const { pid, threads, state } = process;
+  if (state === null || threads.length === 0) {
+    const message = `The image in ${image.dir} holds no threads of process ${pid}`;
+    throw new SluiceError('ERR_SLUICE_NO_THREADS', message, { pid, file: image.dir });
+  }
+  if (threads.some(({ registers }) => registers.length !== REGISTERS_BYTES)) {
+    const what = `registers of threads that are not ${REGISTERS_BYTES} bytes, as those of x86-64 are`;
+    throw corrupt(join(image.dir, MANIFEST_FILE), 0, what);
+  }
+  return { process, state };
+}
+
+/** What is known of a core when it is there. */
+export interface WrittenCore {
+  out: CoreOptions['out'];
+  filter: number;
+  bytes: number;
+  bytesWritten: number;
+  leftOut: readonly ManifestLeftOut[];
+  startedMs: number;
+}
+
+export function resultOf(
+  { pid, threads, vmas }: ManifestProcess,
+  { out, filter, bytes, bytesWritten, leftOut, startedMs }: WrittenCore,
+): CoreResult {
+  return {
+    pid,
+    out: typeof out === 'string' ? out : null,
+    threads: threads.length,
+    mappings: vmas.length,
+    filter,
+    core_bytes: bytes,
+    bytes_written: bytesWritten,
+    left_out: leftOut.map(({ start, end, reason }) => ({
+      start: hex(start),
+      end: hex(end),
+      reason,
+    })),
+    write_time: Math.round((performance.now() - startedMs) * 1000),
+    dump: null,
+  };
 }
 
 function processOf({ processes, dir }: Image, pid: number | undefined): ManifestProcess {
@@ -137,16 +167,19 @@ function outputOf(out: CoreOptions['out'], signal: AbortSignal | undefined): Pro
   return Promise.resolve(new StreamOutput(out, signal));
 }
 
-interface Piece {
+/** Bytes of memory, and where they go in the core. */
+export interface Piece {
   address: bigint;
+  /** At most `PIECE_BYTES`. */
   bytes: number;
   offset: number;
 }
 
 /** Some at a time, each in a buffer of its own. Returns the bytes copied. */
-async function copy(
+export async function copy(
   pieces: Iterator<Piece>,
-  read: (address: bigint, into: Uint8Array) => Promise<void>,
+  image: Image,
+  pid: number,
   output: CoreOutput,
   signal: AbortSignal | undefined,
 ): Promise<number> {
@@ -161,7 +194,7 @@ async function copy(
       const { address, bytes, offset } = next.value;
       const part = buffer.subarray(0, bytes);
       const turn = before;
-      const step = read(address, part).then(async () => {
+      const step = image.readInto(pid, address, part).then(async () => {
         if (output.inOrder) await turn;
         await output.write(part, offset);
       });

@@ -22,6 +22,8 @@ export interface ImageDir {
    * @throws SluiceError `ERR_SLUICE_IO`
    */
   clear(): Promise<void>;
+  /** As the function `createRoundDir`, in this directory. */
+  createRound(round: number): Promise<ImageDir>;
 }
 
 /**
@@ -89,6 +91,7 @@ function imageDirOf(dir: string, what: Discarded): ImageDir {
     created: what.created,
     discard: () => discard(dir, what),
     clear: () => discard(dir, { ...what, created: false, rounds: false }),
+    createRound: (round) => createRoundDir(dir, round),
   };
 }
 

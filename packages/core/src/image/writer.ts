@@ -114,7 +114,8 @@ export async function writeImage(options: WriteImageOptions): Promise<Manifest> 
   return manifest;
 }
 
-function manifestOf(options: WriteImageOptions, crc32c: Crc32c): Manifest {
+/** The manifest of these contents, checked as a reader would check it. */
+export function manifestOf(options: WriteImageOptions, crc32c: Crc32c): Manifest {
   const { producer, createdNs, kernel, capture, checksum, shards, rounds } = options;
   const { consistency, session, round, parent } = options;
   const inParent = mayLeaveToParent(options);
@@ -196,7 +197,7 @@ function fileOf(file: NonNullable<CapturedVma['file']>): NonNullable<CapturedVma
 }
 
 /** As a reader would. */
-function load(
+export function load(
   pageTable: Uint8Array,
   mappings: Mappings,
   shards: readonly WriteImageShard[],

@@ -4,8 +4,10 @@ import type {
   OpenedTarget,
   RoundCaptured,
   SealedShard,
+  SessionPlaces,
   TrackerAttached,
 } from '@sluice/native';
+import { addon } from '@sluice/native';
 import { type Crew, createCrew } from '@sluice/workers';
 import PQueue from 'p-queue';
 import { fromNative, SluiceError } from '../errors.js';
@@ -58,6 +60,13 @@ export interface Captured {
   held: HeldSession | undefined;
 }
 
+/** Pages in a file, where each has its place. */
+export interface PlacedPages {
+  places: SessionPlaces;
+  /** Makes holes of all pages in the file but those in these parts of it, start and end by turns. */
+  clearAllBut(kept: BigUint64Array): Promise<void>;
+}
+
 /**
  * Takes the memory of the target into sealed shards in the directory of the image and of its rounds.
  * When this comes back the target is rid of all helpers, and runs; unless it is held.
@@ -77,6 +86,8 @@ export async function captureTarget(
   const tracker = options.rounds === 0 ? 'none' : options.tracker;
   const consistency = options.after === 'stop' ? 'copy' : options.consistency;
   const handOver = options.handOver !== undefined;
+  const placedFile = options.placed?.file ?? '';
+  const placesFrom = options.placed?.from ?? 0;
   const known = options.handOver?.known ?? new BigUint64Array();
   const session = new NativeSession(
     {
@@ -87,6 +98,8 @@ export async function captureTarget(
       capture,
       io,
       dir,
+      placedFile,
+      placesFrom,
       tracker,
       consistency,
       force,
@@ -178,9 +191,12 @@ class RunningDump {
       const shards = await this.#seal(round.number);
       sealed.push({ ...round, shards });
     }
-    const warnings = [...runner.warnings, ...(await leaving)];
+    const { warnings } = runner;
     const captured = sealed as Captured['rounds'];
-    return { target, lanes, tracker, rounds: captured, attachUs, warnings, held: undefined };
+    const made = { target, lanes, tracker, rounds: captured, attachUs, warnings, held: undefined };
+    await this.#options.placed?.complete(made, this.#placedPages(crew));
+    warnings.push(...(await leaving));
+    return made;
   }
 
   /** Keeps the session, and the target frozen, beyond the dump. */
@@ -224,6 +240,14 @@ class RunningDump {
         ),
       ),
     );
+  }
+
+  #placedPages({ drains }: Crew): PlacedPages {
+    const { handle } = this.#session;
+    return {
+      places: addon.sessionPlaces(handle),
+      clearAllBut: (kept) => this.#session.one(drains.call('drainClear', handle, kept)),
+    };
   }
 
   #detachOnce(): Promise<string[]> {

@@ -3,6 +3,7 @@ import { availableParallelism } from 'node:os';
 import * as v from 'valibot';
 import { SluiceError } from '../errors.js';
 import { MAX_SHARDS } from '../image/index.js';
+import type { Captured, PlacedPages } from './capture.js';
 
 /** A logger of pino's shape; any of the functions may be missing. */
 export interface Logger {
@@ -102,8 +103,20 @@ export interface ResolvedDumpOptions {
   handOver: HandOver | undefined;
   /** Whether shards are brought to the disk; an image that is removed at once needs that not. */
   durable: boolean;
+  /** Pages go to their places in one file, and no image is made. */
+  placed: PlacedFile | undefined;
   signal: AbortSignal | undefined;
   logger: Logger | undefined;
+}
+
+/** A file in which every page has its place. */
+export interface PlacedFile {
+  /** It exists, and is empty. */
+  file: string;
+  /** Bytes at its start that are not for pages: whole pages. */
+  from: number;
+  /** What is to be done when all pages are there, while the target is left. */
+  complete(captured: Captured, pages: PlacedPages): Promise<void>;
 }
 
 /** For a dump whose rounds somebody else builds on. */
@@ -235,7 +248,7 @@ export function resolveDumpOptions(value: unknown): ResolvedDumpOptions {
       `Option "consistency": "${rest.consistency}" is for a target that goes on, but "after" is "stop"`,
     );
   }
-  const internal = { handOver: undefined, durable: true };
+  const internal = { handOver: undefined, durable: true, placed: undefined };
   return { ...rest, freezeBudgetMs, timeLimitMs, signal, logger, ...internal };
 }
 

@@ -3,7 +3,7 @@ import { addon, type RoundKind, type Survey, type TrackerName } from '@sluice/na
 import type { Crew } from '@sluice/workers';
 import type PQueue from 'p-queue';
 import { SluiceError } from '../errors.js';
-import { createRoundDir, type ImageDir, MAX_SHARDS } from '../image/index.js';
+import { type ImageDir, MAX_SHARDS } from '../image/index.js';
 import { PAGE_BYTES } from '../image/layout.js';
 import { partition } from '../schedule/partition.js';
 import { type Decision, decide, type RoundMeasure } from '../schedule/policy.js';
@@ -134,7 +134,7 @@ export class RoundRunner {
    */
   async #takeLive(survey: Survey, lookedMs: number, last: boolean): Promise<Error | undefined> {
     const { round, totalPages } = survey;
-    const dir = await createRoundDir(this.#imageDir.dir, this.#taken.length + 1);
+    const dir = await this.#imageDir.createRound(this.#taken.length + 1);
     this.#cut(round, survey);
     let failure = await this.#session.attempt(this.#open(round, dir.dir, totalPages));
     const final = last && failure === undefined ? await this.#prepareFinal(survey) : undefined;

@@ -98,6 +98,15 @@ export function* imagesOf(
   }
 }
 
+/** The last of `imagesOf`. */
+export function finalImageOf(
+  captured: Captured,
+  pid: number,
+  options: ResolvedDumpOptions,
+): WriteImageOptions {
+  return [...imagesOf(captured, pid, options)].at(-1) as WriteImageOptions;
+}
+
 function consistencyOf(
   { captured }: CapturedRound,
   { after, consistency }: ResolvedDumpOptions,
