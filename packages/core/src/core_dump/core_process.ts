@@ -36,8 +36,14 @@ export async function coreProcess(pid: number, options: CoreProcessOptions): Pro
     const identity = { pid, startTimeTicks: identify(pid).startTimeTicks };
     const filter = core.filter ?? (await filterOf(pid));
     if (typeof out === 'string' && temporaryDir === undefined) {
-      const resolved = resolveDumpOptions({ ...dump, checksum: 'none', dir: dirname(resolve(out)) });
-      return await dumpIntoCore(identity, { out, filter, signal }, resolved);
+      const resolved = resolveDumpOptions({
+        ...dump,
+        checksum: 'none',
+        dir: dirname(resolve(out)),
+      });
+      const made = await dumpIntoCore(identity, { out, filter, signal }, resolved);
+      const { dir: _, held: __, ...dumped } = made.dump;
+      return { ...made.core, dump: dumped };
     }
     return await throughImage(identity, { ...core, filter, signal }, dump, temporaryDir);
   } catch (error) {

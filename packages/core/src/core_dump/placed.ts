@@ -19,12 +19,20 @@ import {
 } from '../session/capture.js';
 import { ProgressMeter } from '../session/dump_run.js';
 import type { PlacedFile, ResolvedDumpOptions } from '../session/options.js';
+import type { DumpResult } from '../session/result.js';
 import { finalImageOf, summarize } from '../session/summary.js';
 import { endsOf, type PlacedSegment } from './elf.js';
 import { notesOf } from './notes.js';
 import { FileOutput } from './output.js';
 import { type CoreSegment, planSegments } from './segments.js';
-import { type CoreResult, copy, PIECE_BYTES, type Piece, resultOf, stoppedProcess } from './write.js';
+import {
+  type CoreResult,
+  copy,
+  PIECE_BYTES,
+  type Piece,
+  resultOf,
+  stoppedProcess,
+} from './write.js';
 
 export interface PlacedCoreOptions {
   /** As it was given. */
@@ -33,26 +41,34 @@ export interface PlacedCoreOptions {
   signal: AbortSignal;
 }
 
+/** A core, and the dump that made it. */
+export interface DumpedCore {
+  core: CoreResult;
+  dump: DumpResult;
+}
+
 /**
  * Dumps a process into a core that does not exist yet. On failure nothing is left of it, and the process
  * runs.
  *
+ * @param beforeRound Is waited for before each live round, from 1 on. Tests only.
  * @throws SluiceError as `dumpProcess` and `writeCore` do; AbortError
  */
 export async function dumpIntoCore(
   identity: TargetIdentity,
   options: PlacedCoreOptions,
   dump: ResolvedDumpOptions,
-): Promise<CoreResult> {
+  beforeRound?: (round: number) => Promise<void>,
+): Promise<DumpedCore> {
   const { pid } = identity;
   const meter = new ProgressMeter();
   const output = await FileOutput.create(resolve(options.out));
   const file = output.temporary;
-  let core: CoreResult | undefined;
+  const made: CoreResult[] = [];
   const complete: PlacedFile['complete'] = async (captured, pages) => {
     const image = await openPlaced(captured, pid, dump, file, pages.places.end);
     try {
-      core = await completeCore(image, pages, output, options);
+      made.push(await completeCore(image, pages, output, options));
     } finally {
       await image.close();
     }
@@ -60,10 +76,10 @@ export async function dumpIntoCore(
   try {
     // The header of the core has the first page.
     const placed = { ...dump, placed: { file, from: PAGE_BYTES, complete } };
-    const dir = noImageDir(dirname(file));
+    const dir = noImageDir(dirname(file), beforeRound);
     const captured = await captureTarget(identity, dir, placed, options.signal, meter);
-    const { dir: _, held: __, ...result } = summarize(captured, pid, dump, meter.elapsedMs);
-    return { ...(core as unknown as CoreResult), dump: result };
+    const [core] = made as [CoreResult];
+    return { core, dump: summarize(captured, pid, dump, meter.elapsedMs) };
   } catch (error) {
     await output.discard();
     throw error;
@@ -71,14 +87,17 @@ export async function dumpIntoCore(
 }
 
 /** Nothing is made in it, so there is nothing to remove. */
-function noImageDir(dir: string): ImageDir {
+function noImageDir(dir: string, beforeRound?: (round: number) => Promise<void>): ImageDir {
   const nothing = async (): Promise<void> => {};
   const none: ImageDir = {
     dir,
     created: false,
     discard: nothing,
     clear: nothing,
-    createRound: async () => none,
+    async createRound(round) {
+      await beforeRound?.(round);
+      return none;
+    },
   };
   return none;
 }
@@ -140,7 +159,7 @@ export function placeSegments(
       const extent = extents[next];
       const isPlaced = extent !== undefined && extent.start <= start;
       const stop = isPlaced ? extent.end : (extent?.start ?? segment.storedEnd);
-      const storedEnd = stop < segment.storedEnd ? stop : segment.storedEnd;
+      const storedEnd = segment.storedEnd > stop ? stop : segment.storedEnd;
       const offset = isPlaced ? (offsets[next] ?? 0) + Number(start - extent.start) : end;
       if (!isPlaced) end += Number(storedEnd - start);
       const last = placed.length > first ? placed.at(-1) : undefined;
