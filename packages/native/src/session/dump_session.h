@@ -12,6 +12,7 @@
 
 #include <atomic>
 #include <deque>
+#include <future>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -254,6 +255,7 @@ class DumpSession {
   bool moving_pages_matter_ = false;               // to the file system
   double drain_us_ = ConsistencyCosts{}.drain_us;  // of a page, with all drains, when last seen
   std::optional<uint64_t> huge_pages_;             // in units of 4 KiB; when first looked
+  std::future<void> measuring_;                    // of memory_rates()
 
   PageRanges chain_;  // pages that are in the rounds so far
   PageRanges owed_;   // pages that were collected and are in none

@@ -52,7 +52,8 @@ bool is_watched(const VmFlags& mapping) {
 void DumpSession::measure_costs(const CapturePlan& plan) {
   if (options_.consistency == Consistency::kAuto && !huge_pages_) {
     huge_pages_ = count_huge_pages(options_.pid, plan);
-    memory_rates();
+    // Beside all else; who needs them first waits.
+    measuring_ = std::async(std::launch::async, [] { memory_rates(); });
   }
 }
 
