@@ -14,13 +14,9 @@ export {
   coreProcess,
   writeCore,
 } from './core_dump/index.js';
-export {
-  type ExportOptions,
-  type ExportResult,
-  exportImage,
-  type PreDumpResult,
-  preDumpProcess,
-} from './criu/index.js';
+export type { ExportOptions, ExportResult } from './criu/export.js';
+export { exportImage, preDumpProcess } from './criu/lazy.js';
+export type { PreDumpResult } from './criu/pre_dump.js';
 export type { DumpTrace } from './diagnostics.js';
 export {
   type DiffOptions,

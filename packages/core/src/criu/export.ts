@@ -29,17 +29,7 @@ export interface ExportResult {
   images: number;
 }
 
-/**
- * Writes the stored pages of an image and its chain as a directory that `criu dump --track-mem` takes
- * with `--prev-images-dir`: pages of private mappings, and of anonymous memory that is shared.
- *
- * @param source An image, or its directory.
- * @param dir Directory for the new images. Must not exist, or be empty.
- * @throws SluiceError as `openImage` and `Image.read` do for what is read;
- * `ERR_SLUICE_OUTPUT_EXISTS`, `ERR_SLUICE_OUTPUT_NOT_WRITABLE`, `ERR_SLUICE_DISK_FULL`,
- * `ERR_SLUICE_IO`, `ERR_SLUICE_OPTION`. Then nothing of the new directory is left.
- * @throws AbortError
- */
+/** See the function of this name in lazy.ts. */
 export async function exportImage(
   source: string | Image,
   dir: string,

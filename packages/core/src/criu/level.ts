@@ -1,11 +1,10 @@
 /** One directory of CRIU's images, as far as memory goes. */
-import { type BigIntStats, constants } from 'node:fs';
-import { access, readdir, stat } from 'node:fs/promises';
+import type { BigIntStats } from 'node:fs';
+import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isFieldSet } from '@bufbuild/protobuf';
 import { fromNative } from '../errors.js';
 import { corrupt } from '../image/faults.js';
-import { MANIFEST_FILE } from '../image/layout.js';
 import { inventory_entrySchema } from './images_pb.js';
 import { INVENTORY_FILE, INVENTORY_MAGIC, pidOf, shmemOf } from './names.js';
 import { Pagemap } from './pagemap.js';
@@ -33,13 +32,6 @@ export interface Level {
   processes: ReadonlyMap<number, Pagemap>;
   /** Of shared memory, by its inode. */
   objects: ReadonlyMap<bigint, Pagemap>;
-}
-
-/** Whether `dir` holds images of CRIU and none of Sluice; false if it cannot be looked into. */
-export async function isCriuDirectory(dir: string): Promise<boolean> {
-  if (await exists(join(dir, MANIFEST_FILE))) return false;
-  const names = await readdir(dir).catch(() => []);
-  return names.some((name) => name === INVENTORY_FILE || pidOf(name) !== undefined);
 }
 
 /** @throws SluiceError `ERR_SLUICE_IMAGE_CORRUPT`, `ERR_SLUICE_IMAGE_VERSION`, `ERR_SLUICE_IO` */
@@ -89,11 +81,4 @@ async function statOf(dir: string): Promise<BigIntStats> {
   return stat(dir, { bigint: true }).catch((error: unknown) => {
     throw fromNative(error, { file: dir });
   });
-}
-
-async function exists(path: string): Promise<boolean> {
-  return access(path, constants.F_OK).then(
-    () => true,
-    () => false,
-  );
 }

@@ -3,7 +3,8 @@ import { join } from 'node:path';
 import { fromNative } from '../errors.js';
 import { corrupt } from '../image/faults.js';
 import { MAX_CHAIN_IMAGES, MAX_SHARDS } from '../image/layout.js';
-import { isCriuDirectory, type Level, readLevel } from './level.js';
+import { isCriuDirectory } from './directory.js';
+import { type Level, readLevel } from './level.js';
 import { PARENT_LINK } from './names.js';
 
 /**

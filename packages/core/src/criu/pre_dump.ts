@@ -35,18 +35,7 @@ export interface PreDumpResult {
   warnings: string[];
 }
 
-/**
- * Takes the memory of a process while it runs, for `criu dump --track-mem --prev-images-dir` or another
- * pre-dump to build on, like `criu pre-dump`: under a short freeze it notes which pages were written, and
- * resets their soft-dirty bits; then the process goes on, and the pages are taken. Memory that is shared
- * is left to the final dump. Nothing of this is left in the process.
- *
- * @throws `SluiceError`: `ERR_SLUICE_TRACKER_UNAVAILABLE` on a kernel without soft-dirty bits,
- * `ERR_SLUICE_PARENT` for a parent that CRIU would not take or that is not of this process, and what
- * `dumpProcess` throws; `AbortError` if `signal` said so. Then the process runs, and nothing is left of the
- * new directory. Once the bits were reset, the next pre-dump has to do without a parent; the message says
- * so.
- */
+/** See the function of this name in lazy.ts. */
 export async function preDumpProcess(pid: number, options: PreDumpOptions): Promise<PreDumpResult> {
   checkPid(pid);
   const { prevImagesDir, ...resolved } = resolvePreDumpOptions(options);

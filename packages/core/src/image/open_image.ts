@@ -1,8 +1,6 @@
 /** Opens an image with all that it builds on, and checks all of it but the page data. */
 import { join } from 'node:path';
-import { isCriuDirectory } from '../criu/level.js';
-import { readLevels } from '../criu/levels.js';
-import { openLevels } from '../criu/open_directory.js';
+import { isCriuDirectory } from '../criu/directory.js';
 import { SluiceError } from '../errors.js';
 import { AddressSpace } from './address_space.js';
 import { type ChainImage, readChain } from './chain.js';
@@ -51,7 +49,11 @@ export async function openChain(dir: string, crc32c: Crc32c): Promise<OpenedChai
   if (typeof dir !== 'string' || dir === '' || dir.includes('\0')) {
     throw new SluiceError('ERR_SLUICE_OPTION', `Expected a directory, got ${JSON.stringify(dir)}`);
   }
-  if (await isCriuDirectory(dir)) return openLevels(await readLevels(dir), crc32c);
+  if (await isCriuDirectory(dir)) {
+    const { readLevels } = await import('../criu/levels.js');
+    const { openLevels } = await import('../criu/open_directory.js');
+    return openLevels(await readLevels(dir), crc32c);
+  }
   const chain = await readChain(dir, crc32c);
   const shards = await openShards(chain, crc32c);
   try {

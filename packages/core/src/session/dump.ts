@@ -1,6 +1,5 @@
 /** One dump from the empty directory to the published image. */
 import { resolve } from 'node:path';
-import { dumpForCriu } from '../criu/dump.js';
 import { traceDump } from '../diagnostics.js';
 import { fromNative, throwIfAborted, withThawed } from '../errors.js';
 import { createImageDir } from '../image/index.js';
@@ -46,7 +45,10 @@ async function dump(
   meter: ProgressMeter,
 ): Promise<DumpResult> {
   throwIfAborted(signal);
-  if (options.format === 'criu') return dumpForCriu(identity, options, signal, meter);
+  if (options.format === 'criu') {
+    const { dumpForCriu } = await import('../criu/dump.js');
+    return dumpForCriu(identity, options, signal, meter);
+  }
   // Absolute, so that it stays the same directory if the program changes its own.
   const imageDir = await createImageDir(resolve(options.dir));
   const { result } = await dumpInto(imageDir, identity, options, signal, meter);
