@@ -4,12 +4,14 @@ import type { Addon } from '@sluice/native';
 import { Piscina } from 'piscina';
 import { fromWire, WorkerDiedError } from './error_transport.js';
 import { PinnedWorker } from './pinned_worker.js';
-import type { DrainOp, Outcome } from './protocol.js';
+import { type DrainOp, type Outcome, READY } from './protocol.js';
 
 const ENTRY = new URL('./entry.cjs', import.meta.url).href;
 
 /** Runs calls on whichever drain worker is free. */
 export interface DrainPool {
+  /** Resolves when its threads have loaded what they need; else the first calls wait for that. */
+  ready(): Promise<void>;
   /** @throws What the addon throws; `WorkerDiedError` if the thread died. */
   call<Op extends DrainOp>(op: Op, ...args: Parameters<Addon[Op]>): Promise<ReturnType<Addon[Op]>>;
 }
@@ -52,6 +54,9 @@ export function createCrew({ lanes, drains }: { lanes: number; drains: number })
     control,
     lanes: pinnedLanes,
     drains: {
+      async ready() {
+        await Promise.all(drainPool.threads.map(() => drainPool.run({ op: READY, args: [] })));
+      },
       async call(op, ...args) {
         // A pool that was destroyed would start new workers for a new task.
         if (closed) throw new WorkerDiedError('drain', 'it was ended');

@@ -166,6 +166,8 @@ class RunningDump {
     const startMs = performance.now();
     // Threads start slowly and beside each other; a lane that comes late would hold up the next.
     await session.all([crew.control, ...crew.lanes].map((worker) => worker.ready()));
+    // Not before the others, which are needed first. If it fails, so do the calls to come.
+    void crew.drains.ready().catch(() => {});
     this.#watched = true;
     await session.one(crew.control.call('controlAttach', handle));
     const lanes: LaneAttached[] = [];
