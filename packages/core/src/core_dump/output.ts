@@ -93,7 +93,7 @@ export class FileOutput implements CoreOutput {
       throw fromNative(error, { file: this.#path, offset });
     }
     this.#unsyncedBytes += bytes.length;
-    if (this.#unsyncedBytes >= SYNC_BYTES) this.#startSync();
+    if (this.#unsyncedBytes >= SYNC_BYTES) this.startSync();
   }
 
   async finish(bytes: number): Promise<void> {
@@ -111,8 +111,8 @@ export class FileOutput implements CoreOutput {
     await syncDirectory(dirname(this.#path));
   }
 
-  /** Else the kernel would begin to write when all is there. */
-  #startSync(): void {
+  /** Begins to bring to the disk what is there. Else the kernel would do so when all is. */
+  startSync(): void {
     if (this.#syncing !== undefined) return;
     this.#unsyncedBytes = 0;
     this.#syncing = this.#handle

@@ -75,7 +75,9 @@ export async function dumpIntoCore(
   };
   try {
     // The header of the core has the first page.
-    const placed = { ...dump, placed: { file, from: PAGE_BYTES, complete } };
+    const afterRound = () => output.startSync();
+    const place: PlacedFile = { file, from: PAGE_BYTES, afterRound, complete };
+    const placed = { ...dump, durable: false, placed: place };
     const dir = noImageDir(dirname(file), beforeRound);
     const captured = await captureTarget(identity, dir, placed, options.signal, meter);
     const [core] = made as [CoreResult];

@@ -115,6 +115,8 @@ export interface PlacedFile {
   file: string;
   /** Bytes at its start that are not for pages: whole pages. */
   from: number;
+  /** Is told of each live round when its pages are written. */
+  afterRound(): void;
   /** What is to be done when all pages are there, while the target is left. */
   complete(captured: Captured, pages: PlacedPages): Promise<void>;
 }

@@ -146,6 +146,7 @@ export class RoundRunner {
       return failure;
     }
     const live = this.#finish('live', round, dir.dir, lookedMs);
+    this.#options.placed?.afterRound();
     this.#measured.push({
       pages: live.captured.pagesWritten,
       ms: this.#meter.elapsedMs - lookedMs,
