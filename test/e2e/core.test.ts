@@ -296,6 +296,7 @@ it('coreProcess() leaves nothing if the disk is full', async (ctx) => {
     await using disk = new SmallDisk(kibibytes * 1024);
     const error = await failureOf(coreProcess(target.pid, { out: disk.join('core'), ...PATIENT }));
     expect(error).toMatchObject({ code: 'ERR_SLUICE_DISK_FULL', thawed: true });
+    expect(error.message).toContain(disk.join('core'));
     expect(readdirSync(disk.path)).toEqual([]);
   }
   await target.check();

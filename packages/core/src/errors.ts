@@ -285,7 +285,10 @@ export function fromNative(error: unknown, details: SluiceErrorDetails = {}): Er
   for (const name of ['errno', 'syscall', 'pid', 'file'] as const) {
     if (own[name] !== undefined) Object.assign(merged, { [name]: own[name] });
   }
-  return new SluiceError(known, error.message, merged);
+  // Node names the file where it was given a path, and not where it was given a descriptor.
+  const isNameless = !isCode(code) && own.file === undefined && details.file !== undefined;
+  const message = isNameless ? `${error.message} '${details.file}'` : error.message;
+  return new SluiceError(known, message, merged);
 }
 
 /** The same error, saying in addition whether the target runs again. */

@@ -40,7 +40,7 @@ export function addCore(program: Command): void {
     )
     .option(
       '--tmp <dir>',
-      'where the memory of a live process is kept meanwhile; the default is beside the core',
+      'go through an image of the live process in this directory; by default only a core for standard output does',
       path,
     );
   addDumpingOptions(command).option('--json', 'print one JSON object').action(core);

@@ -31,8 +31,8 @@ export interface CoreProcessOptions
   /** As for other cores, but by default that of the process itself. */
   filter?: number | undefined;
   /**
-   * Where the image is until the core is made of it. It needs as much room as the core. Default: beside the
-   * core, or for a stream the directory for temporary files.
+   * For an image in this directory, of which the core is made then. It needs as much room as the core. Default:
+   * to a file no image is needed; for a stream it is in the directory for temporary files.
    */
   temporaryDir?: string | undefined;
 }
