@@ -227,10 +227,10 @@ class DumpSession {
                      TrackerScan* written, std::vector<SurveyItem>* items) const;
   std::unique_ptr<Tracker> make_tracker(TrackerMode mode);
   std::unique_ptr<Freeze> freeze_target(Exchange* exchange);
-  void capture_live(Round* round);
+  void capture_live(Round* round, bool drains_too);
   void reset_frozen(Round* round);
   void settle_live(Round* round);
-  void capture_frozen(Round* round, const Round* live, After after);
+  void capture_frozen(Round* round, Round* live, After after);
   void measure_costs(const CapturePlan& plan);
   void prepare_twin(Round* round);
   void note_consistency(Round* round) const;

@@ -20,7 +20,8 @@ void DumpSession::control_capture(size_t first, size_t last, After after) {
         Round* const round = round_at(number);
         if (round->work.kind == RoundKind::kLive) {
           round->exchange.wait_ready();
-          capture_live(round);
+          const bool copied = number < last && round_at(last)->work.copy;
+          capture_live(round, !(copied && after == After::kResume));
           live = round;
         } else {
           // The drains may still be busy with the round before: the freeze need not wait for that.
@@ -44,13 +45,15 @@ void DumpSession::control_capture(size_t first, size_t last, After after) {
   }
 }
 
-void DumpSession::capture_live(Round* round) {
+// `drains_too`: else they begin when a lane has no slots left. What it copied can wait until the
+// freeze is over, which should not come later for them.
+void DumpSession::capture_live(Round* round, bool drains_too) {
   round->owes = true;
   if (tracker_->resets_at_once()) {
     reset_frozen(round);
   }
   round->opened = Clock::now();
-  round->exchange.open_gate();
+  round->exchange.open_gate(drains_too);
   round->exchange.wait_lanes(false);
   round->result.memdump_us = microseconds_since(round->opened);
   PageRanges collected;
@@ -88,7 +91,7 @@ void DumpSession::settle_live(Round* round) {
 }
 
 // `live`: the round right before it, which is not settled yet.
-void DumpSession::capture_frozen(Round* round, const Round* live, After after) {
+void DumpSession::capture_frozen(Round* round, Round* live, After after) {
   const PageRanges& owed = live != nullptr ? live->owed : owed_;
   Exchange* const exchange = &round->exchange;
   RoundWork* const work = &round->work;
@@ -134,6 +137,9 @@ void DumpSession::capture_frozen(Round* round, const Round* live, After after) {
   };
   if (goes_on_early) {
     thaw();
+    if (live != nullptr) {
+      live->exchange.open_gate();
+    }
     exchange->reach(Mark::kThawed);
     exchange->open_gate();
     urgent.reset();
