@@ -291,12 +291,18 @@ it('coreProcess() leaves nothing if the disk is full', async (ctx) => {
   const refusal = await mountRefusal();
   if (refusal !== undefined) ctx.skip(refusal);
   await using target = await startTarget('functions64');
-  // For the image and not for the core beside it; not for the image.
-  for (const kibibytes of [1400, 200]) {
+  // In the core; in the image; in the core beside the image.
+  for (const [kibibytes, throughImage] of [
+    [200, false],
+    [200, true],
+    [1400, true],
+  ] as const) {
     await using disk = new SmallDisk(kibibytes * 1024);
-    const error = await failureOf(coreProcess(target.pid, { out: disk.join('core'), ...PATIENT }));
+    const out = disk.join('core');
+    const way = throughImage ? { temporaryDir: disk.path } : {};
+    const error = await failureOf(coreProcess(target.pid, { out, ...way, ...PATIENT }));
     expect(error).toMatchObject({ code: 'ERR_SLUICE_DISK_FULL', thawed: true });
-    expect(error.message).toContain(disk.join('core'));
+    expect(error.message).toContain(out);
     expect(readdirSync(disk.path)).toEqual([]);
   }
   await target.check();

@@ -14,7 +14,7 @@ import { startTarget } from '../harness/target.js';
 import { TempDir } from '../harness/temp.js';
 import { bestTracker } from '../harness/tracker.js';
 import { within } from '../harness/wait.js';
-import { type Core, memoryOf, readCore, type Segment } from '../unit/core_dump/elf_reader.js';
+import { type Core, memoryOf, readCore } from '../unit/core_dump/elf_reader.js';
 
 leakCheck();
 
@@ -178,6 +178,7 @@ async function expectSame(
     const expected = Buffer.from(await image.read(process.pid, at, bytes));
     return { found: mask(at, bytesOf(core, at, bytes)), expected: mask(at, expected) };
   });
+  expectNothingElse(core);
   // Whether a mapping without pages of its own is stored depends on what it is joined with.
   const own = [...image.runs(process.pid)].map(({ address, pages }) => {
     return { start: address, end: address + BigInt(pages * PAGE_BYTES) };
@@ -187,6 +188,23 @@ async function expectSame(
       const isIn = (each: Core) => memoryOf(each, at, 1) !== undefined;
       if (isIn(other) && !isIn(core)) throw new Error(`there is no page at ${at.toString(16)}`);
     }
+  }
+}
+
+/** What is neither header nor note nor in a segment is not to be found in the file either. */
+function expectNothingElse({ bytes, segments }: Core): void {
+  const PROGRAM_HEADER_BYTES = 56;
+  const tables = Number(bytes.readBigUInt64LE(32));
+  const used = [
+    { offset: 0, fileBytes: 64 },
+    { offset: tables, fileBytes: PROGRAM_HEADER_BYTES * segments.length },
+    ...segments,
+  ].sort((a, b) => a.offset - b.offset);
+  let end = 0;
+  for (const { offset, fileBytes } of [...used, { offset: bytes.length, fileBytes: 0 }]) {
+    const gap = bytes.subarray(end, Math.max(end, offset));
+    if (!gap.equals(Buffer.alloc(gap.length))) throw new Error(`there are bytes from ${end} on`);
+    end = Math.max(end, offset + fileBytes);
   }
 }
 

@@ -161,7 +161,8 @@ export function placeSegments(
       const extent = extents[next];
       const isPlaced = extent !== undefined && extent.start <= start;
       const stop = isPlaced ? extent.end : (extent?.start ?? segment.storedEnd);
-      const storedEnd = segment.storedEnd > stop ? stop : segment.storedEnd;
+      let { storedEnd } = segment;
+      if (stop < storedEnd) storedEnd = stop;
       const offset = isPlaced ? (offsets[next] ?? 0) + Number(start - extent.start) : end;
       if (!isPlaced) end += Number(storedEnd - start);
       const last = placed.length > first ? placed.at(-1) : undefined;
