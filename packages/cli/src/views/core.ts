@@ -10,7 +10,8 @@ export function renderCore(source: string | undefined, result: CoreResult): stri
   const from = source === undefined ? `process ${pid}` : `process ${pid} in ${printable(source)}`;
   const to = out === null ? 'standard output' : printable(out);
   const frozen = `${ms(dump?.frozen_time ?? 0)}, from the first thread stopped to the last one resumed`;
-  const throughput = rate(bytes_written, write_time);
+  // Of a live process most is written while it is dumped.
+  const throughput = dump === null ? rate(bytes_written, write_time) : undefined;
   return [
     `Wrote a core of ${from} to ${to}\n\n`,
     pairs([
