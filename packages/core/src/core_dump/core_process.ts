@@ -16,7 +16,7 @@ import {
 } from './options.js';
 import { checkFree, temporaryName } from './output.js';
 import { dumpIntoCore } from './placed.js';
-import { type CoreResult, writeCore } from './write.js';
+import { type CoreResult, logWritten, writeCore } from './write.js';
 
 /**
  * Dumps a process into a core: it is frozen as shortly as for any dump. To a file, pages are written once,
@@ -42,6 +42,7 @@ export async function coreProcess(pid: number, options: CoreProcessOptions): Pro
         dir: dirname(resolve(out)),
       });
       const made = await dumpIntoCore(identity, { out, filter, signal }, resolved);
+      logWritten(made.core, core.logger);
       const { dir: _, held: __, ...dumped } = made.dump;
       return { ...made.core, dump: dumped };
     }

@@ -6,6 +6,7 @@ import { MANIFEST_FILE } from '../image/layout.js';
 import type { ManifestLeftOut, ManifestProcess, ManifestState } from '../image/manifest.js';
 import { openImage } from '../image/open_image.js';
 import type { Image } from '../image/reader.js';
+import type { Logger } from '../session/options.js';
 import type { DumpResult, LeftOut } from '../session/result.js';
 import { REGISTERS_BYTES } from './arch_x86_64.js';
 import { layOut } from './elf.js';
@@ -61,8 +62,7 @@ export async function writeCore(source: string | Image, options: CoreOptions): P
   const opened = typeof source === 'string' ? await openImage(source) : undefined;
   try {
     const result = await writeTo(opened ?? (source as Image), resolved);
-    const { pid, out, core_bytes, write_time } = result;
-    resolved.logger?.info?.({ pid, out, core_bytes, write_time }, 'core written');
+    logWritten(result, resolved.logger);
     return result;
   } finally {
     await opened?.close();
@@ -93,6 +93,11 @@ async function writeTo(image: Image, options: CoreOptions): Promise<CoreResult> 
     await output.discard();
     throw fromNative(error);
   }
+}
+
+export function logWritten(result: CoreResult, logger: Logger | undefined): void {
+  const { pid, out, core_bytes, write_time } = result;
+  logger?.info?.({ pid, out, core_bytes, write_time }, 'core written');
 }
 
 /**
