@@ -92,7 +92,7 @@ describe('a core made in place', () => {
 
 interface Schedule {
   filter: number;
-  dump: { rounds: number; lanes: number; drains: number };
+  dump: { rounds: number; lanes: number; drains: number; budgetBytes: number };
 }
 
 function optionsOf(seed: number): Schedule {
@@ -103,6 +103,8 @@ function optionsOf(seed: number): Schedule {
       rounds: 1 + (seed % 4),
       lanes: 1 + (seed % 3),
       drains: 1 + (seed % 2),
+      // Less is one slot, of one lane.
+      budgetBytes: (seed % 6 === 3 ? 1 : 64) * 1024 * 1024,
       ...{ capture: one('vmsplice', 'read'), io: one('direct', 'buffered', 'auto') },
       ...{ tracker: seed % 6 === 0 ? 'none' : bestTracker() },
     },

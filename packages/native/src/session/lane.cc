@@ -170,6 +170,9 @@ void Lane::capture(const RoundWork& work, const PageRange& share, Slots slots, E
     }
     if (slots != Slots::kFirstHalf || slots_.size() == 1) {
       // The next round may begin at once, and uses the same slots.
+      if (slots == Slots::kFirstHalf) {
+        exchange->open_gate();  // drains that were to wait for the end of that round
+      }
       exchange->wait_empty(options_.index);
     }
   } catch (...) {
