@@ -256,16 +256,22 @@ describe('sluice core', () => {
   it('ends at a signal, and quietly when nobody reads on, with nothing left', async () => {
     await using dir = new TempDir();
     await using target = await startTarget('functions64');
-    const args = ['core', '--pid', `${target.pid}`, '--tmp', dir.path, '--out'];
-    const child = startSluice([...args, dir.join('core')]);
-    const ended = outcomeOf(child);
-    await waitFor('it has begun', () => readdirSync(dir.path).length > 0);
-    child.kill('SIGINT');
-    const { status, stderr } = await ended;
-    expect({ status, stderr }).toEqual({ status: 130, stderr: expect.stringContaining('SIGINT') });
-    expect(readdirSync(dir.path)).toEqual([]);
+    const args = ['core', '--pid', `${target.pid}`, '--out'];
+    const throughImage = ['--tmp', dir.path];
+    for (const way of [[], throughImage]) {
+      const child = startSluice([...args, dir.join('core'), ...way]);
+      const ended = outcomeOf(child);
+      await waitFor('it has begun', () => readdirSync(dir.path).length > 0);
+      child.kill('SIGINT');
+      const { status, stderr } = await ended;
+      expect({ status, stderr }).toEqual({
+        status: 130,
+        stderr: expect.stringContaining('SIGINT'),
+      });
+      expect(readdirSync(dir.path)).toEqual([]);
+    }
 
-    const piped = startSluice([...args, '-']);
+    const piped = startSluice([...args, '-', ...throughImage]);
     const exit = once(piped, 'exit');
     await once(piped.stdout ?? piped, 'data');
     piped.stdout?.destroy();
