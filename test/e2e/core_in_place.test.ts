@@ -10,10 +10,11 @@ import { identify } from '../../packages/core/dist/session/identify.js';
 import { resolveDumpOptions } from '../../packages/core/dist/session/options.js';
 import { leakCheck } from '../harness/leaks.js';
 import { type StoppedMemory, whileHeld } from '../harness/oracle.js';
+import { threadsOf } from '../harness/procfs.js';
 import { startTarget } from '../harness/target.js';
 import { TempDir } from '../harness/temp.js';
 import { bestTracker } from '../harness/tracker.js';
-import { within } from '../harness/wait.js';
+import { waitFor, within } from '../harness/wait.js';
 import { type Core, memoryOf, readCore } from '../unit/core_dump/elf_reader.js';
 
 leakCheck();
@@ -38,17 +39,13 @@ describe('a core made in place', () => {
       await using dir = new TempDir();
       const { filter, dump: options } = optionsOf(seed);
       const dump = { ...options, consistency: seed % 5 === 0 ? 'twin' : 'copy' };
-      const run = (round: number) =>
-        target.command(`run ${seed * 100 + round} ${1 + (seed % 7) * 40}`);
+      const run = async (round: number) => {
+        await target.command(`run ${seed * 100 + round} ${1 + (seed % 7) * 40}`);
+        await rest(target.pid);
+      };
       const out = dir.join('core');
       await run(0);
-      const made = await make(
-        target.pid,
-        out,
-        filter,
-        dump,
-        async (round) => void (await run(round)),
-      );
+      const made = await make(target.pid, out, filter, dump, run);
       expect(made.dump.rounds.length).toBe(dump.rounds + 1);
       const image = dir.join('image');
       await dumpProcess(target.pid, { dir: image, rounds: 0, checksum: 'none' });
@@ -130,6 +127,31 @@ function make(
     'a core',
     dumpIntoCore({ pid, startTimeTicks }, { out, filter, signal }, resolved, beforeRound),
   );
+}
+
+/** Its threads answer before they have gone back to waiting, which writes to memory, too. */
+async function rest(pid: number): Promise<void> {
+  let last = '';
+  await waitFor(`process ${pid} rests`, () => {
+    const states = threadsOf(pid).map((tid) => {
+      const status = readThreadStatus(pid, tid);
+      return [/^State:\t(.)/m, /^voluntary_ctxt_switches:\t(\d+)/m].map((part) => {
+        return part.exec(status)?.[1];
+      });
+    });
+    const before = last;
+    last = states.join();
+    return last === before && states.every(([state]) => state === 'S');
+  });
+}
+
+/** Empty of a thread that has ended. */
+function readThreadStatus(pid: number, tid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/task/${tid}/status`, 'latin1');
+  } catch {
+    return '';
+  }
 }
 
 interface Range {
