@@ -54,3 +54,11 @@ test('pages that are mapped twice are read once, in any order', () => {
   ]);
   expect(planOf([zeros])).toEqual([]);
 });
+
+test('pages that are mapped twice are read twice if the whole would be too much', () => {
+  const most = MOST_GATHERED_BYTES / PAGE;
+  expect(planOf([own(0, 0, 2 * most), own(0, 1, 1)])).toEqual([
+    [0, 0, 0, 2 * most, [[0, 2 * most, 0]]],
+    [0, 0, 1, 1, [[1, 1, 2 * most]]],
+  ]);
+});

@@ -33,16 +33,18 @@ export function gather(segments: Iterable<Segment>): ShardRead[] {
   const reads: ShardRead[] = [];
   for (const part of parts) {
     const last = reads.at(-1);
+    const isSameShard = last?.image === part.image && last.shard === part.shard;
+    // One of the two may lie within the other.
+    const end = last === undefined ? 0 : Math.max(last.bytes, part.offset + part.bytes - last.offset);
     const isNear =
-      last?.image === part.image &&
-      last.shard === part.shard &&
+      isSameShard &&
       part.offset - (last.offset + last.bytes) <= MOST_GAP_BYTES &&
-      part.offset + part.bytes - last.offset <= MOST_GATHERED_BYTES;
-    if (last === undefined || !isNear) {
+      end <= MOST_GATHERED_BYTES;
+    if (!isNear) {
       reads.push(part);
       continue;
     }
-    last.bytes = Math.max(last.bytes, part.offset + part.bytes - last.offset);
+    last.bytes = end;
     last.parts.push(...part.parts);
   }
   return reads;
