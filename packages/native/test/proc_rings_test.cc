@@ -20,6 +20,10 @@ TEST(proc_rings_parses_buffers) {
   CHECK_EQ(found[1].start, uint64_t{0x7f1b9f717000});
   CHECK_EQ(found[1].pages(), uint64_t{2});  // it crosses a page boundary
   CHECK(parse_registered_buffers("").empty());
+  // What no process can have is not taken for a range that wraps around.
+  CHECK(parse_registered_buffers("UserBufs:\t2\n    0: 0xfffffffffffff000/4095\n"
+                                 "    1: 0x1000/18446744073709551614\n")
+            .empty());
 }
 
 TEST(proc_rings_finds_registered_buffers) {

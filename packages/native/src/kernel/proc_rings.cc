@@ -29,7 +29,8 @@ PageRanges parse_registered_buffers(std::string_view text) {
     fields.skip_blanks();
     if (in_list && fields.take_decimal(index) && fields.take(':') && fields.take(' ') &&
         fields.take('0') && fields.take('x') && fields.take_hex(start) && fields.take('/') &&
-        fields.take_decimal(bytes) && bytes > 0 && start + bytes > start) {
+        fields.take_decimal(bytes) && bytes > 0 && start < kAddressSpaceEnd &&
+        bytes <= kAddressSpaceEnd - start) {
       const uint64_t end = start + bytes + kPageBytes - 1;
       buffers.push_back({start / kPageBytes * kPageBytes, end / kPageBytes * kPageBytes});
     }

@@ -214,7 +214,7 @@ RemotePtr instruction_pointer(const Registers& registers) { return RemotePtr(reg
 RemotePtr thread_pointer(const Registers& registers) { return RemotePtr(registers.fs_base); }
 
 void keep_restorable(std::vector<uint8_t>* xstate) {
-  if (xstate->size() <= kXstateHeaderOffset) {
+  if (xstate->size() < kXstateHeaderOffset + kXstateHeaderBytes) {
     return;
   }
   uint64_t offered = 0;
