@@ -134,3 +134,51 @@ test('no memory is taken for what a file only claims', async () => {
   }
   expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(64 * 1024 * 1024);
 });
+
+test('a directory without a process is no image', async () => {
+  const dir = await temporaryDir();
+  await writeFiles(dir, { 'inventory.img': inventory(3n) });
+  expect(await useImages(dir)).toBe('ERR_SLUICE_IMAGE_CORRUPT');
+});
+
+test('what mappings repeat of shared memory is bounded by what the files hold', async () => {
+  const pages = 200;
+  const all = Array.from({ length: pages }, (_, i) => entry(BigInt(2 * i * PAGE), 1));
+  const areas = Array.from({ length: 20_000 }, (_, i) => ({
+    start: START + BigInt(2 * i * pages * PAGE),
+    pages: 2 * pages,
+    status: ANON_SHARED,
+    shared: true,
+    id: 55,
+  }));
+  const makeWith = async (mapped: typeof areas) => {
+    const dir = await temporaryDir();
+    return writeFiles(dir, {
+      'inventory.img': inventory(5n),
+      'pagemap-9.img': pagemap(1, []),
+      'pages-1.img': new Uint8Array(),
+      'pagemap-shmem-55.img': pagemap(2, all),
+      'pages-2.img': pattern(pages * PAGE, 3),
+      'mm-9.img': mm(mapped),
+    });
+  };
+  // As a process may have it.
+  expect(await useImages(await makeWith(areas.slice(0, 100)))).toBeUndefined();
+  const error = await open(await makeWith(areas)).catch((caught: unknown) => caught);
+  expect(error).toMatchObject({ code: 'ERR_SLUICE_IMAGE_CORRUPT' });
+  expect(String(error)).toContain('mapped too often');
+});
+
+test('fields that nobody knows take no memory', async () => {
+  const dir = await makeImages();
+  const unknown = Buffer.alloc(2 ** 22, Buffer.from([0x68, 0]));
+  const whole = mm([{ start: at(0), pages: 12, status: ANON }]);
+  const record = Buffer.concat([whole.subarray(12), unknown]);
+  await writeFile(
+    join(dir, 'mm-9.img'),
+    Buffer.concat([u32(0x54564319, 0x57492820), u32(record.length), record]),
+  );
+  const before = process.resourceUsage().maxRSS;
+  expect(await useImages(dir)).toBeUndefined();
+  expect(process.resourceUsage().maxRSS - before).toBeLessThan(64 * 1024);
+});

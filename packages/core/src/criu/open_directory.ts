@@ -5,6 +5,7 @@
 import { join } from 'node:path';
 import { AddressSpace } from '../image/address_space.js';
 import type { Crc32c } from '../image/checksum.js';
+import { corrupt } from '../image/faults.js';
 import { PAGE_BYTES } from '../image/layout.js';
 import type { Manifest, ManifestLeftOut, ManifestProcess } from '../image/manifest.js';
 import { addressOf } from '../image/mappings.js';
@@ -15,7 +16,7 @@ import { StoredPages } from '../image/stored_pages.js';
 import type { Level } from './level.js';
 import { mappingsOf, readMappings } from './mappings.js';
 import { Memfds } from './memfds.js';
-import { mmFile, PARENT_LINK, PE_LAZY, pagemapFile } from './names.js';
+import { INVENTORY_FILE, mmFile, PARENT_LINK, PE_LAZY, pagemapFile } from './names.js';
 import { checkHoles, pageTableOf, shardsOf } from './page_tables.js';
 import type { Pagemap } from './pagemap.js';
 
@@ -30,6 +31,9 @@ export async function openLevels(levels: readonly Level[], crc32c: Crc32c): Prom
   const processes = levels.map((): ManifestProcess[] => []);
   const spaces: AddressSpace[] = [];
   const dir = levels[0]?.dir ?? '';
+  if (levels[0]?.processes.size === 0) {
+    throw corrupt(join(dir, INVENTORY_FILE), 0, 'there is no pagemap of any process beside it');
+  }
   const memfds = new Memfds(dir);
   for (const [pid, pagemap] of levels[0]?.processes ?? []) {
     const vmas = (await readMappings(join(dir, mmFile(pid)), memfds)) ?? mappingsOf(pagemap);

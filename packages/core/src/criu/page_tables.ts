@@ -15,7 +15,12 @@ import type { StoredPages } from '../image/stored_pages.js';
 import type { Level } from './level.js';
 import { UNKNOWN_MAPPING } from './mappings.js';
 import { PE_PARENT, PE_PRESENT, pagesFile } from './names.js';
-import { MOST_ENTRIES, type Pagemap, type PagemapEntry } from './pagemap.js';
+import type { Pagemap, PagemapEntry } from './pagemap.js';
+
+/** So often the mappings of a process may repeat each entry of an object, on average, */
+const MOST_REPEATS = 64;
+/** and so many records may come of that anyway: as many as a process usually has mappings. */
+const MOST_REPEATED = 65_536;
 
 /** All addresses: what a parent has besides what is asked of it does no harm. */
 const EVERYWHERE = new Mappings({ vmas: [{ ...UNKNOWN_MAPPING, start: 0n, end: 2n ** 64n }] });
@@ -90,17 +95,16 @@ function* recordsOf(level: Level, place: Place): Generator<NewRecord, void, unde
   const shards = new Map(pagemapsOf(level).map((pagemap, shard) => [pagemap, shard]));
   const own = level.processes.get(pid);
   const shared = sharedRecords(level, vmas, shards);
-  let next = 0;
+  let next = shared.next();
   for (const entry of own === undefined ? [] : privateEntries(own, place)) {
     const record = recordOf(entry, 0, shards.get(own as Pagemap) ?? 0);
     if (record === undefined) continue;
-    while ((shared[next]?.address ?? record.address) < record.address) {
-      yield shared[next] as NewRecord;
-      next += 1;
+    for (; !next.done && next.value.address < record.address; next = shared.next()) {
+      yield next.value;
     }
     yield record;
   }
-  yield* shared.slice(next);
+  for (; !next.done; next = shared.next()) yield next.value;
 }
 
 /** Memory that is shared in the newest image may have been private in an older one. */
@@ -116,25 +120,29 @@ function* privateEntries(
   yield* own.within({ start, end: Number.POSITIVE_INFINITY });
 }
 
-function sharedRecords(
+function* sharedRecords(
   level: Level,
   vmas: readonly ManifestVma[],
   shards: ReadonlyMap<Pagemap, number>,
-): NewRecord[] {
-  const records: NewRecord[] = [];
+): Generator<NewRecord, void, undefined> {
+  const repeated = new Map<Pagemap, number>();
   for (const { start, end, kind, offset, inode } of vmas) {
     const object = kind === 'shared-memory' ? level.objects.get(inode) : undefined;
     if (object === undefined) continue;
     const first = pageOf(offset);
     const span = { start: first, end: first + pageOf(end) - pageOf(start) };
+    let records = repeated.get(object) ?? 0;
     for (const entry of object.within(span)) {
-      // Each mapping of the object repeats its entries.
-      if (records.length >= MOST_ENTRIES) throw object.fault(entry.start, 'mapped too often');
+      // Each mapping of the object repeats its entries: what is read must bound what is made of it.
+      if (records >= MOST_REPEATED + MOST_REPEATS * object.length) {
+        throw object.fault(entry.start, 'mapped too often');
+      }
+      records += 1;
       const record = recordOf(entry, pageOf(start) - first, shards.get(object) ?? 0);
-      if (record !== undefined) records.push(record);
+      if (record !== undefined) yield record;
     }
+    repeated.set(object, records);
   }
-  return records;
 }
 
 /** @param shift From the pages of the pagemap to those of the process. */

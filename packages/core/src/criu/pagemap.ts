@@ -11,7 +11,7 @@ import { decode, frame, readRecords } from './records.js';
 
 const MOST_RECORD_BYTES = 1024 * 1024;
 /** Enough for 256 GiB of which every second page is stored. */
-export const MOST_ENTRIES = 2 ** 25;
+const MOST_ENTRIES = 2 ** 25;
 const MOST_PAGES = 2 ** 32 - 1;
 /** First page after the highest address. */
 const PAGES_END = 2 ** 52;
@@ -92,7 +92,7 @@ export class Pagemap {
     let hasHead = false;
     await readRecords(file, MAGICS, MOST_RECORD_BYTES, (payload, offset) => {
       if (hasHead) {
-        this.#add(decode(pagemap_entrySchema, payload, file.path, offset), offset);
+        this.#add(decode(pagemap_entrySchema, payload, file.path, offset, true), offset);
         return;
       }
       this.pagesId = decode(pagemap_headSchema, payload, file.path, offset).pagesId;

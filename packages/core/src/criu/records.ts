@@ -120,16 +120,21 @@ export async function readOnlyMessage<Schema extends DescMessage>(
   return only;
 }
 
-/** @throws SluiceError `ERR_SLUICE_IMAGE_CORRUPT` */
+/**
+ * @param readUnknownFields Whether the message keeps what the schema does not have. A field of two
+ * bytes takes more than a hundred in memory.
+ * @throws SluiceError `ERR_SLUICE_IMAGE_CORRUPT`
+ */
 export function decode<Schema extends DescMessage>(
   schema: Schema,
   payload: Uint8Array,
   path: string,
   offset: number,
+  readUnknownFields = false,
 ): MessageShape<Schema> {
   let message: MessageShape<Schema>;
   try {
-    message = fromBinary(schema, payload);
+    message = fromBinary(schema, payload, { readUnknownFields });
   } catch (cause) {
     throw corrupt(path, offset, `no ${schema.name}`, cause);
   }
