@@ -29,6 +29,11 @@ export class StoredPages {
 
   /** The newest record with data for `page`, of the image of this index or an older one. */
   find(newest: number, page: number, end: number): Found {
+    return this.#find(newest, page, end, true);
+  }
+
+  /** @param withData Whether a record that leaves its pages to the images below is none. */
+  #find(newest: number, page: number, end: number, withData: boolean): Found {
     let stop = end;
     for (let image = newest; image < this.tables.length; image += 1) {
       const table = this.tables[image];
@@ -36,7 +41,8 @@ export class StoredPages {
       const record = table.lastFrom(page);
       if (record >= 0 && table.endPage(record) > page) {
         stop = Math.min(stop, table.endPage(record));
-        if (table.shard(record) !== IN_PARENT) return { image, record, stop };
+        const hasData = table.shard(record) !== IN_PARENT;
+        if (hasData || !withData) return { image, record, stop };
       } else if (record + 1 < table.entries) {
         stop = Math.min(stop, table.startPage(record + 1));
       }
@@ -46,7 +52,8 @@ export class StoredPages {
 
   /**
    * Index of the first record of an image that leaves pages to the images below it of which one is not
-   * there; -1 if there is none.
+   * there; -1 if there is none. A record below that leaves them further down counts as being there:
+   * whoever asks this of all images learns the truth, and without going down the whole chain for each.
    */
   firstHole(image: number): number {
     const table = this.tables[image];
@@ -55,7 +62,7 @@ export class StoredPages {
       if (table.shard(i) !== IN_PARENT) continue;
       const end = table.endPage(i);
       for (let page = table.startPage(i); page < end; ) {
-        const found = this.find(image + 1, page, end);
+        const found = this.#find(image + 1, page, end, false);
         if (found.image < 0) return i;
         page = found.stop;
       }
