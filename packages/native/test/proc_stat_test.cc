@@ -63,6 +63,14 @@ TEST(stat_of_one_that_is_ending) {
   CHECK_EQ(stat.session_leader, 0);
 }
 
+TEST(stat_with_ids_that_no_process_can_have) {
+  for (const char* ids : {" 20 2147483648 ", " 9223372036854775807 30 "}) {
+    std::string text = line("cat");
+    text.replace(text.find(" 20 30 "), 7, ids);
+    CHECK_THROWS("SYSTEM", parse_stat(text));
+  }
+}
+
 TEST(stat_hostile_names) {
   for (const std::string comm :
        {"", " ", ")", "(", ") R 1 2 3", ")\n(", "a) S 1 1 1 0 -1", "\n", "))))", "42 (x) S 1"}) {

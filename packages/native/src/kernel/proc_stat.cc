@@ -45,6 +45,9 @@ bool parse_fields(TextCursor& cursor, ProcStat& stat) {
       }
       stat.ppid = static_cast<pid_t>(value);
     } else if (field == kProcessGroupField || field == kSessionField) {
+      if (value > std::numeric_limits<pid_t>::max()) {
+        return false;
+      }
       // -1 of a process that is ending.
       (field == kProcessGroupField ? stat.process_group : stat.session_leader) =
           static_cast<pid_t>(std::max<int64_t>(value, 0));
