@@ -35,7 +35,8 @@ export function gather(segments: Iterable<Segment>): ShardRead[] {
     const last = reads.at(-1);
     const isSameShard = last?.image === part.image && last.shard === part.shard;
     // One of the two may lie within the other.
-    const end = last === undefined ? 0 : Math.max(last.bytes, part.offset + part.bytes - last.offset);
+    const end =
+      last === undefined ? 0 : Math.max(last.bytes, part.offset + part.bytes - last.offset);
     const isNear =
       isSameShard &&
       part.offset - (last.offset + last.bytes) <= MOST_GAP_BYTES &&
