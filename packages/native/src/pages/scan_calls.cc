@@ -47,6 +47,18 @@ PageQuery ScanCalls::own_pages(bool in_file) const {
   return without_guards(query);
 }
 
+bool ScanCalls::is_huge(uint64_t page) const {
+  abi::PageRegion region{};
+  abi::PageScanArg arg{};
+  arg.size = sizeof arg;
+  arg.start = page;
+  arg.end = page + kPageBytes;
+  arg.vec = reinterpret_cast<uint64_t>(&region);
+  arg.vec_len = 1;
+  arg.category_mask = arg.return_mask = abi::kPageIsHuge;
+  return sys::call_restarting(SYS_ioctl, fd_.get(), abi::kPagemapScan, &arg) == 1;
+}
+
 uint64_t ScanCalls::walk(PageRange range, const PageQuery& query, uint64_t most_pages,
                          const Found& found) {
   abi::PageScanArg arg{};

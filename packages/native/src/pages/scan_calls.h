@@ -46,6 +46,10 @@ class ScanCalls {
   // Adds to a query that guard pages are not wanted.
   PageQuery without_guards(PageQuery query) const;
 
+  // Whether the page lies in a huge one. What is done to a part of that (a scan that protects it, a
+  // mapping that is divided there) splits it. False too where no process can have a page.
+  bool is_huge(uint64_t page) const;
+
   // Calls `found` with the runs of matching pages, ascending, adjacent ones possibly apart, until
   // it returns false. `most_pages` bounds what one call finds, since it holds the target's mmap
   // lock for reading; 0 for no bound. Returns the end of the range; or, if the kernel refused a
@@ -59,6 +63,8 @@ class ScanCalls {
   uint64_t guard_;
   std::vector<abi::PageRegion> regions_;
 };
+
+inline constexpr uint64_t kHugePageBytes = uint64_t{2} << 20;
 
 // Pages per call of a walk while the target runs: 64 MiB, about a millisecond.
 inline constexpr uint64_t kPagesPerLiveCall = 16384;

@@ -1,9 +1,11 @@
 // How a round of a DumpSession begins: what there is to be taken, and by whom.
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
 #include "kernel/proc_rings.h"
+#include "pages/scan_calls.h"
 #include "session/dump_session.h"
 
 namespace sluice {
@@ -95,7 +97,15 @@ void DumpSession::set_cuts(size_t round, const std::vector<uint64_t>& cuts) {
   }
   std::vector<PageRange> shares;
   uint64_t start = 0;
-  for (const uint64_t cut : cuts) {
+  // No two lanes protect parts of one huge page.
+  std::optional<ScanCalls> calls;
+  if (tracker_ != nullptr && tracker_->mode() == TrackerMode::kUffdWp) {
+    calls.emplace(options_.pid);
+  }
+  for (uint64_t cut : cuts) {
+    if (calls && calls->is_huge(cut)) {
+      cut -= cut % kHugePageBytes;
+    }
     shares.push_back({start, cut});
     start = cut;
   }

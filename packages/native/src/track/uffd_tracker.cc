@@ -124,9 +124,12 @@ class UffdTracker : public Tracker {
       uint64_t in_step = 0;
       pages->scan(range, PageFilter::kPresent, [&](PageRange run) {
         while (in_step + run.pages() >= kPagesPerStep) {
-          const uint64_t end = run.start + (kPagesPerStep - in_step) * kPageBytes;
+          // The mapping is divided there for a moment, which must not be within a huge page.
+          uint64_t end = run.start + (kPagesPerStep - in_step) * kPageBytes;
+          end -= end % kHugePageBytes;
           unregister({start, end});
-          start = run.start = end;
+          start = end;
+          run.start = std::max(run.start, end);
           in_step = 0;
         }
         in_step += run.pages();
