@@ -29,6 +29,16 @@ export interface Watched {
   stops: Stop[];
 }
 
+/** CPU time that the same work took. Nanoseconds. */
+export interface Work {
+  /** Of the first write to each page. */
+  firstNs: number;
+  /** Of four more. */
+  writeNs: number;
+  callNs: number;
+  computeNs: number;
+}
+
 export class BenchTarget {
   readonly mib: number;
   readonly #conversation: Conversation;
@@ -64,6 +74,10 @@ export class BenchTarget {
   /** Makes it write so many random words a second, until it is to be still or its end. */
   async write(wordsPerSecond: number): Promise<void> {
     await this.#conversation.ask(`write ${wordsPerSecond}`);
+  }
+
+  work(): Promise<Work> {
+    return this.#conversation.ask('work');
   }
 
   async still(): Promise<void> {

@@ -5,6 +5,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Bench, Skipped } from './bench.js';
+import { after } from './figures/after.js';
 import { checksum } from './figures/checksum.js';
 import { consistency } from './figures/consistency.js';
 import { core } from './figures/core.js';
@@ -29,6 +30,7 @@ const FIGURES: Record<FigureName, (bench: Bench) => Promise<Figure>> = {
   lanes,
   pause,
   core,
+  after,
 };
 
 const MS_PER_SECOND = 1000;

@@ -13,6 +13,7 @@ export const FIGURE_NAMES = [
   'lanes',
   'pause',
   'core',
+  'after',
 ] as const;
 export type FigureName = (typeof FIGURE_NAMES)[number];
 
