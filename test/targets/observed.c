@@ -1,6 +1,7 @@
 // Stands still, with as much to be seen of it from outside as an ordinary process can have: timers,
 // pending signals, children, descriptors of all kinds, threads in several waits, settings that are
 // not the usual ones, and huge pages.
+// Usage: observed [MEBIBYTES]: so much more of huge pages, behind a few small ones.
 #include "target.h"
 
 #include <fcntl.h>
@@ -161,11 +162,27 @@ static void make_memory(void) {
   prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, parts + 12 * kPage, kPage, "observed");
 }
 
-int main(void) {
+static void make_huge_pages(size_t bytes) {
+  enum { kSmallPages = 300 };
+  char* memory = mmap(NULL, bytes + 2 * kHugeBytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) {
+    die("mmap");
+  }
+  char* huge = (char*)(((uintptr_t)memory + 2 * kHugeBytes - 1) & ~(uintptr_t)(kHugeBytes - 1));
+  fill(huge - kSmallPages * kPage, kSmallPages * kPage, 4, 1);
+  madvise(memory, bytes + 2 * kHugeBytes, MADV_HUGEPAGE);
+  fill(huge, bytes, 5, 1);
+}
+
+int main(int argc, char** argv) {
   block_signals();
   make_settings();
   make_children();
   make_memory();
+  if (argc > 1) {
+    make_huge_pages(strtoul(argv[1], NULL, 10) << 20);
+  }
   make_timers();
   int* pipes = make_descriptors();
   pthread_barrier_init(&g_ready, NULL, 4);

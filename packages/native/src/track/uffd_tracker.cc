@@ -19,6 +19,10 @@ namespace {
 // its page faults wait: 16 MiB are some hundred microseconds.
 constexpr uint64_t kPagesPerStep = 4096;
 
+// Addresses that one call protects, at first and at most.
+constexpr uint64_t kLiveSpanBytes = kPagesPerLiveCall * kPageBytes;
+constexpr uint64_t kMostSpanBytes = uint64_t{1} << 30;
+
 class UffdScan : public TrackerScan {
  public:
   explicit UffdScan(pid_t pid) : calls_(pid) {}
@@ -31,7 +35,26 @@ class UffdScan : public TrackerScan {
     if (wanted == Wanted::kWritten) {
       query.mask |= abi::kPageIsWritten;
     }
-    return calls_.walk(range, query, kPagesPerLiveCall, telling(found));
+    // Where a call ends within a huge page, the kernel splits that. So what a call does is bounded
+    // by addresses; where there are few pages, by more of them, for a mapping can be huge and
+    // empty.
+    uint64_t span = kLiveSpanBytes;
+    for (uint64_t at = range.start; at < range.end;) {
+      const uint64_t end = std::min(range.end, (at + span) / kHugePageBytes * kHugePageBytes);
+      uint64_t pages = 0;
+      const uint64_t most = span > kLiveSpanBytes ? kPagesPerLiveCall : 0;
+      const uint64_t came_to = calls_.walk({at, end}, query, most, [&](PageRange run, uint64_t) {
+        pages += run.pages();
+        found(run);
+        return true;
+      });
+      if (came_to != end) {
+        return came_to;
+      }
+      at = end;
+      span = pages < kPagesPerLiveCall / 2 ? std::min(2 * span, kMostSpanBytes) : kLiveSpanBytes;
+    }
+    return range.end;
   }
 
   bool count(PageRange range, PageFilter own, const Found& found) override {
