@@ -49,10 +49,10 @@ export const SMAPS_EXCEPTIONS: Readonly<Record<string, string>> = {
   ProtectionKey: 'part of the mapping, where there is any',
 };
 
-/** Not arch_status, which says how long ago a processor ran some instruction. */
+/** Not arch_status, which says how long ago a processor ran some instruction, nor mounts, which others make. */
 const FILES = [
   ...['autogroup', 'auxv', 'cgroup', 'cmdline', 'comm', 'coredump_filter', 'cpuset'],
-  ...['environ', 'gid_map', 'limits', 'loginuid', 'mountinfo', 'oom_score_adj', 'personality'],
+  ...['environ', 'gid_map', 'limits', 'loginuid', 'oom_score_adj', 'personality'],
   ...['sessionid', 'setgroups', 'timens_offsets', 'timers', 'timerslack_ns', 'uid_map'],
 ];
 const LINKS = ['cwd', 'exe', 'root'];
