@@ -47,6 +47,10 @@ function commandLine(
   args: readonly string[],
 ): [string, ...string[]] {
   const command = [process.execPath, SLUICE, ...args];
+  // On a busy machine a thread may wait for the disk for longer than anybody should wait for it.
+  if (['dump', 'restore'].includes(args[0] ?? '') || args.includes('--pid')) {
+    command.push('--freeze-timeout', '30000');
+  }
   if (without.length > 0) {
     // Root gets back by execve what is in either set.
     const sets = without.map((name) => (name.startsWith('+') ? name : `-${name}`)).join(',');
