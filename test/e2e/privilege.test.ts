@@ -29,11 +29,14 @@ import {
 } from '../harness/privilege.js';
 import { startTarget } from '../harness/target.js';
 import { TempDir } from '../harness/temp.js';
+import { scaledMs } from '../harness/time.js';
 import { assertUntouched, viewOf } from '../harness/untouched.js';
 
 leakCheck();
 
 const refusal = privilegeRefusal();
+/** For a test of a dozen commands. */
+const LONG_MS = scaledMs(120_000);
 
 describe('an ordinary user', () => {
   it('dumps, inspects and restores a process of their own', async (ctx) => {
@@ -144,7 +147,9 @@ function modesBelow(path: string, open: Set<string>): number {
 }
 
 describe('files', () => {
-  it('are for nobody else from their first instant on, whatever the umask', async (ctx) => {
+  it('are for nobody else from their first instant on, whatever the umask', {
+    timeout: LONG_MS,
+  }, async (ctx) => {
     if (refusal !== undefined) ctx.skip(refusal);
     await using target = await startTarget('churn', ['still']);
     await using dir = new TempDir();
@@ -186,7 +191,9 @@ describe('secrets', () => {
     expect(said).not.toMatch(/0xfeedc0de|feedc0de/i);
   }
 
-  it('of a process are in no log, error or result, whatever fails', async () => {
+  it('of a process are in no log, error or result, whatever fails', {
+    timeout: LONG_MS,
+  }, async () => {
     const env = { SLUICE_TEST_SECRET: ENVIRONMENT };
     await using target = await startTarget('churn', ['still', ARGUMENT], { env });
     const cmdline = readFileSync(`/proc/${target.pid}/cmdline`, 'latin1');
@@ -250,7 +257,9 @@ describe('secrets', () => {
     expect(said.join('\n')).toContain('ERR_SLUICE_IMAGE_CORRUPT');
   });
 
-  it('are not in what the command says, with all that it can say of itself', async (ctx) => {
+  it('are not in what the command says, with all that it can say of itself', {
+    timeout: LONG_MS,
+  }, async (ctx) => {
     if (refusal !== undefined) ctx.skip(refusal);
     const env = { SLUICE_TEST_SECRET: ENVIRONMENT };
     await using target = await startTarget('churn', ['still', ARGUMENT], { env });
