@@ -157,6 +157,9 @@ bool parse_line(std::string_view key, std::string_view raw, ProcStatus& status, 
   if (key == "RssAnon") {
     return parse_kilobytes(value, status.rss_anon_kb);
   }
+  if (key == "VmPTE") {
+    return parse_kilobytes(value, status.page_tables_kb);
+  }
   if (key == "VmSwap") {
     return parse_kilobytes(value, status.swap_kb);
   }

@@ -40,6 +40,7 @@ struct ProcStatus {
   // Of it, memory that is the process's own; and what of that is swapped out.
   uint64_t rss_anon_kb = 0;
   uint64_t swap_kb = 0;
+  uint64_t page_tables_kb = 0;
   unsigned threads = 0;
   int seccomp_mode = 0;  // 0 off, 1 strict, 2 filter
   bool no_new_privs = false;

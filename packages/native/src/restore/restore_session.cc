@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/page_ranges.h"
+#include "kernel/proc_status.h"
 #include "kernel/proc_task.h"
 #include "kernel/steps.h"
 #include "kernel/target_facts.h"
@@ -66,7 +67,19 @@ void RestoreSession::attach() {
   }
 }
 
+// Of its own pages, at most: what was stored and is not there now. Shared memory may be among them.
+uint64_t RestoreSession::bytes_to_add() const {
+  uint64_t bytes = 0;
+  for (const PageRange& range : options_.stored) {
+    bytes += range.bytes();
+  }
+  const auto status = read_status(options_.pid);
+  const uint64_t present = status ? status->rss_anon_kb * 1024 : 0;
+  return bytes > present ? bytes - present : 0;
+}
+
 void RestoreSession::start_helper() {
+  require_memory_for_helper(options_.pid, bytes_to_add());
   const auto present = read_maps(options_.pid);
   gadgets_ = find_gadgets(*memory_, present);
   auto thread = target_.stop_thread(*memory_, gadgets_, present, Clock::now() + kAttachLimit);

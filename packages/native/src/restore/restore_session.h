@@ -95,6 +95,7 @@ class RestoreSession {
   std::vector<std::string> detach();
 
  private:
+  uint64_t bytes_to_add() const;
   void start_helper();
   void raise_limits();
   void stop_all();

@@ -54,6 +54,7 @@ LaneAttached Lane::attach() {
 }
 
 void Lane::start_helper(LaneAttached* attached) {
+  require_memory_for_helper(options_.pid);
   const auto maps = read_maps(options_.pid);
   const auto gadgets = find_gadgets(*memory_, maps);
   auto thread = options_.target->stop_thread(*memory_, gadgets, maps, Clock::now() + kAttachLimit);

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "kernel/abi.h"
+#include "kernel/memory_room.h"
 #include "kernel/proc_descriptors.h"
 #include "kernel/proc_status.h"
 #include "pages/scan_calls.h"
@@ -46,6 +47,16 @@ bool is_watched(const VmFlags& mapping) {
                      [&](const char* flag) { return has_vm_flag(mapping.flags, flag); });
 }
 
+// What a twin needs at most: page tables and mappings of its own, and in the end, if the target
+// writes to all of its memory meanwhile, a copy of that. Less would do most of the time; but that
+// the kernel would kill the twin before the target is not certain (memory.oom.group kills both).
+uint64_t twin_bytes(const ProcStatus& status, size_t mappings) {
+  constexpr uint64_t kBytesPerMapping = 1024;
+  constexpr uint64_t kSpareBytes = uint64_t{1} << 20;
+  return (status.rss_anon_kb + status.swap_kb + status.page_tables_kb) * 1024 +
+         mappings * kBytesPerMapping + kSpareBytes;
+}
+
 }  // namespace
 
 // What takes some milliseconds and hardly changes: when the target is first looked at.
@@ -78,12 +89,18 @@ void DumpSession::prepare_twin(Round* round) {
     *reason = "it uses a userfaultfd, whose owner a twin could wait for";
     return;
   }
+  const auto status = read_status(options_.pid);
+  const auto room = memory_room(options_.pid);
+  if (status && room && room->bytes < twin_bytes(*status, vm_flags_.size())) {
+    *reason = "a twin could bring it over its limit on memory (" + room->limit + ")";
+    return;
+  }
   ConsistencyCosts* const costs = &round->twinning.costs;
   costs->wish = options_.consistency;
   const size_t processors = std::max(1u, std::thread::hardware_concurrency());
   costs->lanes = std::min(options_.lanes, processors);
   costs->drain_us = drain_us_;
-  if (const auto status = read_status(options_.pid)) {
+  if (status) {
     costs->own_pages = (status->rss_anon_kb + status->swap_kb) / kKibPerPage;
   }
   if (costs->wish == Consistency::kAuto) {

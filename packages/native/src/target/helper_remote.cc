@@ -19,6 +19,7 @@
 #include "base/error.h"
 #include "base/page_range.h"
 #include "kernel/abi.h"
+#include "kernel/memory_room.h"
 #include "kernel/proc_stat.h"
 #include "kernel/proc_status.h"
 #include "kernel/proc_task.h"
@@ -49,6 +50,9 @@ constexpr uint64_t kCloneFlags = CLONE_VM;
 constexpr uint64_t kTwinFlags = CLONE_PARENT;
 
 constexpr std::chrono::seconds kStartLimit{5};
+// Its scratch, page tables and kernel stack are less than 100 KiB; the rest is for what the target
+// takes meanwhile.
+constexpr uint64_t kHelperMemoryBytes = uint64_t{1} << 20;
 constexpr rlim_t kMostDescriptors = 1024;
 // The helper's end is seen by the tracer before the target can reap it.
 constexpr int kReapTries = 200;
@@ -127,6 +131,16 @@ RemotePtr map_scratch(RemoteThread* thread, const TargetMemory& memory,
 }
 
 }  // namespace
+
+void require_memory_for_helper(pid_t pid, uint64_t more) {
+  const auto room = memory_room(pid);
+  if (room && room->bytes < kHelperMemoryBytes + more) {
+    throw Error("INJECTION", pid, "", 0,
+                "what a helper needs could bring it over its limit on memory, and be its death: " +
+                    room->limit + " leaves " + std::to_string(room->bytes / 1024) + " KiB, and " +
+                    std::to_string((kHelperMemoryBytes + more) / 1024) + " KiB must be free");
+  }
+}
 
 Helper::Helper(pid_t pid, const TargetMemory& memory, const arch::Gadgets& gadgets,
                RemotePtr scratch, const arch::Registers& registers)

@@ -51,6 +51,10 @@ struct HelperRemains {
   RemotePtr scratch{};  // to be unmapped, 0 if it was
 };
 
+// Throws INJECTION when what a helper and `more` bytes need of memory could bring the target to a
+// limit of its control group. To be called before a thread of it is stopped for a helper.
+void require_memory_for_helper(pid_t pid, uint64_t more = 0);
+
 class Helper {
  public:
   // Makes one through `thread`, and puts back and releases the thread as soon as that is possible.
