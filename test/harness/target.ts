@@ -143,6 +143,8 @@ export interface StartOptions {
   env?: NodeJS.ProcessEnv;
   /** User to run as. */
   uid?: number;
+  /** Control group to begin in, so that all of its memory is charged there. */
+  group?: string;
 }
 
 /** Starts a program of test/targets: a C program, or a script by its file name. */
@@ -151,7 +153,7 @@ export async function startTarget<Info extends Ready = Ready>(
   args: string[] = [],
   options: StartOptions = {},
 ): Promise<ChildTarget<Info>> {
-  const [command, ...rest] = commandOf(name, args);
+  const [command, ...rest] = grouped(commandOf(name, args), options.group);
   const child = spawn(command, rest, {
     stdio: ['pipe', 'pipe', 'pipe'],
     env: { ...process.env, ...options.env },
@@ -192,6 +194,11 @@ function commandOf(name: string, args: string[]): [string, ...string[]] {
   if (name.endsWith('.mjs')) return [process.execPath, `${TARGETS}${name}`, ...args];
   if (name.endsWith('.py')) return ['python3', `${TARGETS}${name}`, ...args];
   return [`${TARGETS}build/${name}`, ...args];
+}
+
+function grouped(command: [string, ...string[]], group?: string): [string, ...string[]] {
+  if (group === undefined) return command;
+  return ['sh', '-c', `echo $$ >${group}/cgroup.procs && exec "$@"`, 'sh', ...command];
 }
 
 function isAlive(pid: number, startTime: string): boolean {

@@ -1,0 +1,62 @@
+/** Control groups (cgroups(7)) of tests, of version 1 or 2, with what they limit. */
+import { existsSync, mkdtempSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { waitFor } from './wait.js';
+
+const ROOT = '/sys/fs/cgroup';
+type Controller = 'freezer' | 'memory' | 'pids';
+
+/** Where groups of a controller are made, or undefined if none can be. */
+export function groupsOf(controller: Controller): string | undefined {
+  if (process.getuid?.() !== 0) return undefined;
+  const own = `${ROOT}/${controller}`;
+  if (existsSync(`${own}/cgroup.procs`)) return own;
+  // The freezer is part of version 2 itself.
+  const controllers = `${ROOT}/cgroup.subtree_control`;
+  if (!existsSync(controllers)) return undefined;
+  const has = controller === 'freezer' || readFileSync(controllers, 'utf8').includes(controller);
+  return has ? ROOT : undefined;
+}
+
+/** A new group of a controller that `groupsOf` has. Empty when it is disposed of, or emptied then. */
+export class ControlGroup implements AsyncDisposable {
+  readonly path: string;
+  readonly #parent: string;
+
+  constructor(controller: Controller) {
+    const parent = groupsOf(controller);
+    if (parent === undefined) throw new Error(`There are no control groups for ${controller}`);
+    this.#parent = parent;
+    this.path = mkdtempSync(`${parent}/sluice-test-`);
+  }
+
+  get isVersion1(): boolean {
+    return this.#parent !== ROOT;
+  }
+
+  add(pid: number): void {
+    this.set('cgroup.procs', pid);
+  }
+
+  get(file: string): string {
+    return readFileSync(`${this.path}/${file}`, 'utf8');
+  }
+
+  set(file: string, value: string | number): void {
+    writeFileSync(`${this.path}/${file}`, String(value));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const pid of this.get('cgroup.procs').trim().split('\n')) {
+      if (pid !== '') writeFileSync(`${this.#parent}/cgroup.procs`, pid);
+    }
+    // The last task of a group may be on its way out.
+    await waitFor(`${this.path} is gone`, () => {
+      try {
+        rmdirSync(this.path);
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'EBUSY') throw error;
+      }
+      return !existsSync(this.path);
+    });
+  }
+}
