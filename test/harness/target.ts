@@ -163,6 +163,26 @@ export async function startTarget<Info extends Ready = Ready>(
   return new ChildTarget(await ready<Info>(child, pipes), pipes, child);
 }
 
+/** The path of a C program of test/targets. */
+export function targetPath(name: string): string {
+  return `${TARGETS}build/${name}`;
+}
+
+/**
+ * Starts a command that starts a target, and stays until that has ended.
+ *
+ * @param pidOf Tells the pid of the target, which may know itself by another one.
+ */
+export async function startThrough<Info extends Ready = Ready>(
+  [command = '', ...args]: string[],
+  pidOf: () => Promise<number>,
+): Promise<ChildTarget<Info>> {
+  const child = spawn(command, args, { stdio: ['pipe', 'pipe', 'pipe'] });
+  const pipes = new Pipes(command, child.stdin, child.stdout, child.stderr);
+  const info = await ready<Info>(child, pipes);
+  return new ChildTarget({ ...info, pid: await pidOf() }, pipes, child);
+}
+
 /** Starts it so that it is no child of this process, but of the one that adopts orphans. */
 export async function startStranger<Info extends Ready = Ready>(
   name: string,
@@ -193,7 +213,7 @@ async function ready<Info extends Ready>(child: ChildProcess, pipes: Pipes): Pro
 function commandOf(name: string, args: string[]): [string, ...string[]] {
   if (name.endsWith('.mjs')) return [process.execPath, `${TARGETS}${name}`, ...args];
   if (name.endsWith('.py')) return ['python3', `${TARGETS}${name}`, ...args];
-  return [`${TARGETS}build/${name}`, ...args];
+  return [targetPath(name), ...args];
 }
 
 function grouped(command: [string, ...string[]], group?: string): [string, ...string[]] {
