@@ -2,21 +2,19 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
 import { dumpProcess, openTarget, type SluiceErrorCode } from '@sluice/core';
 import { describe, expect, it } from 'vitest';
 import { dumpOf, failedDumpOf, failureOf } from '../harness/dump.js';
 import { withFaults } from '../harness/faults.js';
 import { leakCheck } from '../harness/leaks.js';
 import { orGone, readStat, readStatus, stateOf, threadsOf } from '../harness/procfs.js';
+import { dumpAs, NOBODY, strangerRefusal } from '../harness/stranger.js';
 import { startTarget } from '../harness/target.js';
 import { mountRefusal, SmallDisk, TempDir } from '../harness/temp.js';
 import { assertUntouched, viewOf } from '../harness/untouched.js';
 
 leakCheck();
 
-const CLI = fileURLToPath(new URL('../../packages/cli/bin/sluice.js', import.meta.url));
-const NOBODY = 65534;
 const noMount = await mountRefusal();
 
 async function expectRefused(pid: number, code: SluiceErrorCode): Promise<void> {
@@ -297,23 +295,6 @@ describe('no dump with a wrong option', () => {
     });
   }
 });
-
-/** The command as another user, for whom this process's rights do not count. */
-function dumpAs(uid: number, pid: number, dir: string) {
-  const { status, stdout, stderr } = spawnSync(
-    process.execPath,
-    [CLI, 'dump', String(pid), '--out', dir],
-    { uid, gid: uid, encoding: 'utf8', cwd: '/', timeout: 60_000 },
-  );
-  return { status, stdout, stderr };
-}
-
-/** Why nothing can be run as another user, or undefined. */
-function strangerRefusal(): string | undefined {
-  if (process.getuid?.() !== 0) return 'only root can run a command as another user';
-  const { status } = spawnSync(process.execPath, [CLI, '--version'], { uid: NOBODY, gid: NOBODY });
-  return status === 0 ? undefined : 'another user cannot read this directory';
-}
 
 function namesIn(path: string): string[] {
   return readdirSync(path, { recursive: true, encoding: 'utf8' }).sort();

@@ -7,18 +7,26 @@
 //   uffd=missing | uffd=wp                        a userfaultfd of its own over some of its memory
 //   signals      every signal has a handler
 //   unshare=NAMES     other namespaces, like user,pid,mnt,net,ipc,uts,cgroup,time
+//   strict       it may only read, write and exit
+//   filter=kill | filter=notify     it may besides poll; what else it calls kills it, or waits for
+//   a
+//                                   supervisor that is not there
 //
 // They are entered in this order. "check" also says whether each still holds, and that no child is
 // there; "write" changes half of the memory and is counted, "turn" tells how often.
 #include "target.h"
 
 #include <fcntl.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
@@ -442,6 +450,41 @@ static void enter_unshare(const char* names) {
   }
 }
 
+static bool g_filtered;
+
+static void enter_strict(const char* unused) {
+  (void)unused;
+  if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT) != 0) {
+    die("seccomp");
+  }
+  g_filtered = true;
+}
+
+static void enter_filter(const char* action) {
+  static const uint32_t allowed[] = {SYS_read,          SYS_write,          SYS_poll,
+                                     SYS_exit,          SYS_exit_group,     SYS_rt_sigreturn,
+                                     SYS_clock_gettime, SYS_restart_syscall};
+  enum { kCount = sizeof allowed / sizeof *allowed };
+  const bool notifies = strcmp(action, "notify") == 0;
+  struct sock_filter program[kCount + 3];
+  program[0] =
+      (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
+  for (int i = 0; i < kCount; i++) {
+    program[1 + i] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, allowed[i],
+                                                  (uint8_t)(kCount - i), 0);
+  }
+  program[1 + kCount] = (struct sock_filter)BPF_STMT(
+      BPF_RET | BPF_K, notifies ? SECCOMP_RET_USER_NOTIF : SECCOMP_RET_KILL_PROCESS);
+  program[2 + kCount] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+  struct sock_fprog filter = {kCount + 3, program};
+  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
+      syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, notifies ? SECCOMP_FILTER_FLAG_NEW_LISTENER : 0,
+              &filter) < 0) {
+    die("seccomp");
+  }
+  g_filtered = true;
+}
+
 struct condition {
   const char* name;
   void (*enter)(const char* value);
@@ -465,6 +508,8 @@ static struct condition g_conditions[] = {
     {"memlock", enter_memlock, check_no_mapping, false},
     {"as", enter_as, check_no_mapping, false},
     {"nofile", enter_nofile, check_nofile, false},
+    {"filter", enter_filter, NULL, false},
+    {"strict", enter_strict, NULL, false},
 };
 enum { kConditions = sizeof g_conditions / sizeof *g_conditions };
 
@@ -486,7 +531,7 @@ static void check(void) {
       g_conditions[i].check();
     }
   }
-  if (waitpid(-1, NULL, __WALL | WNOHANG) != -1 || errno != ECHILD) {
+  if (!g_filtered && (waitpid(-1, NULL, __WALL | WNOHANG) != -1 || errno != ECHILD)) {
     failed("it has a child");
   }
   answer_check();
@@ -513,7 +558,8 @@ int main(int argc, char** argv) {
       wait_deep();
     }
     if (!next_command(line, sizeof line)) {
-      return 0;
+      // The strictest filter lets it do no more, and there is one thread then.
+      syscall(g_filtered ? SYS_exit : SYS_exit_group, 0);
     }
     if (strcmp(line, "check") == 0) {
       check();
