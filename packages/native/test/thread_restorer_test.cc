@@ -45,6 +45,24 @@ void scramble(Freeze* freeze) {
 
 }  // namespace
 
+TEST(thread_restorer_names_a_few_of_many_other_threads) {
+  std::vector<ThreadState> wanted(1000);
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    wanted[i].tid = static_cast<pid_t>(i + 1);
+  }
+  try {
+    require_same_threads(::getpid(), wanted, {1, 2, 3});
+    CHECK(false);
+  } catch (const Error& error) {
+    CHECK(error.is("RESTORE_MISMATCH"));
+    CHECK_EQ(
+        error.detail(),
+        "its threads are others: thread 4 is gone, thread 5 is gone, thread 6 is gone, thread 7 "
+        "is gone, thread 8 is gone, thread 9 is gone, thread 10 is gone, thread 11 is gone and "
+        "989 more");
+  }
+}
+
 TEST(thread_restorer_restores_every_register) {
   for (const bool with_tiles : {false, true}) {
     if (with_tiles && !may_use_tiles()) {

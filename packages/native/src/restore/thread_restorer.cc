@@ -12,6 +12,8 @@ namespace sluice {
 namespace {
 
 constexpr uint64_t kNodeOffset = 20;  // node_id and mm_cid, newer than some headers
+// A program with a pool of threads may have thousands of others.
+constexpr int kMostNamedThreads = 8;
 static_assert(offsetof(struct rseq, cpu_id_start) == 0 && offsetof(struct rseq, cpu_id) == 4);
 static_assert(offsetof(struct rseq, flags) + 4 == kNodeOffset);
 
@@ -24,8 +26,11 @@ std::string describe_thread(pid_t tid, const std::string& name) {
 void require_same_threads(pid_t pid, const std::vector<ThreadState>& wanted,
                           const std::vector<pid_t>& tids) {
   std::string text;
+  int others = 0;
   const auto note = [&](pid_t tid, const std::string& name, const char* what) {
-    text += (text.empty() ? "" : ", ") + describe_thread(tid, name) + what;
+    if (++others <= kMostNamedThreads) {
+      text += (text.empty() ? "" : ", ") + describe_thread(tid, name) + what;
+    }
   };
   for (const pid_t tid : tids) {
     if (std::none_of(wanted.begin(), wanted.end(),
@@ -38,7 +43,10 @@ void require_same_threads(pid_t pid, const std::vector<ThreadState>& wanted,
       note(thread.tid, thread.name, " is gone");
     }
   }
-  if (!text.empty()) {
+  if (others > kMostNamedThreads) {
+    text += " and " + std::to_string(others - kMostNamedThreads) + " more";
+  }
+  if (others > 0) {
     throw Error("RESTORE_MISMATCH", pid, "", 0, "its threads are others: " + text);
   }
 }
