@@ -28,7 +28,9 @@ constexpr std::chrono::seconds kCallLimit{5};
 // Kernel-internal: a call that must simply be made again (ERESTARTNOINTR).
 constexpr int64_t kMakeAgain = -513;
 constexpr int kMostRepeats = 100;
+// Between looks at all threads. Each look stops them; if none qualifies soon, none may ever.
 constexpr std::chrono::milliseconds kRetryPause{1};
+constexpr std::chrono::milliseconds kLongestRetryPause{64};
 
 [[noreturn]] void throw_exited(pid_t pid) {
   throw Error("TARGET_EXITED", pid, "", 0, "the process ended while it was worked on");
@@ -63,6 +65,7 @@ RemoteThread::RemoteThread(const TargetMemory& memory, const arch::Gadgets& gadg
     : memory_(memory), gadgets_(gadgets), despite_(despite) {
   const pid_t pid = memory.pid();
   require_no_shadow_stack(pid);
+  auto pause = kRetryPause;
   do {
     const auto threads = list_threads(pid);
     if (!threads || threads->empty()) {
@@ -73,7 +76,8 @@ RemoteThread::RemoteThread(const TargetMemory& memory, const arch::Gadgets& gadg
         return;
       }
     }
-    std::this_thread::sleep_for(kRetryPause);
+    std::this_thread::sleep_for(pause);
+    pause = std::min(2 * pause, kLongestRetryPause);
   } while (Clock::now() < deadline);
   throw_no_stack(pid);
 }
