@@ -137,7 +137,7 @@ TEST(thread_remote_waits_out_no_vfork) {
   const std::string before = snapshot(child.pid());
   Rig rig(child.pid());
   const Deadline soon = Clock::now() + std::chrono::milliseconds(50);
-  CHECK_THROWS("INJECTION", rig.in_thread([](RemoteThread&) { return 0; }, soon));
+  CHECK_THROWS("FREEZE_TIMEOUT", rig.in_thread([](RemoteThread&) { return 0; }, soon));
   CHECK_EQ(state_of(child.pid(), child.pid()), 'D');
   check_unchanged(child.pid(), before);
   ::kill(children_of(child.pid()).at(0), SIGKILL);

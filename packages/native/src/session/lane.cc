@@ -37,10 +37,11 @@ LaneAttached Lane::attach() {
     } catch (const Error& error) {
       // Whatever a failed attempt still traces is let go by the end of the tracer task.
       tracer_ = std::make_unique<TracerTask>();
-      if (is_about_target(error)) {
+      const bool must = options_.mode == CaptureMode::kVmsplice;
+      if (is_about_target(error) || (must && error.is("FREEZE_TIMEOUT"))) {
         throw;
       }
-      if (options_.mode == CaptureMode::kVmsplice) {
+      if (must) {
         throw Error("CAPTURE_UNAVAILABLE", options_.pid, error.call().c_str(), error.err(),
                     error.detail());
       }

@@ -66,12 +66,15 @@ RemoteThread::RemoteThread(const TargetMemory& memory, const arch::Gadgets& gadg
   const pid_t pid = memory.pid();
   require_no_shadow_stack(pid);
   auto pause = kRetryPause;
+  bool all_stuck = true;
   do {
     const auto threads = list_threads(pid);
     if (!threads || threads->empty()) {
       throw_exited(pid);
     }
     for (const pid_t tid : *threads) {
+      const auto status = read_thread_status(pid, tid);
+      all_stuck = all_stuck && (!status || status->state == 'D');
       if (try_thread(tid, maps, deadline)) {
         return;
       }
@@ -79,6 +82,10 @@ RemoteThread::RemoteThread(const TargetMemory& memory, const arch::Gadgets& gadg
     std::this_thread::sleep_for(pause);
     pause = std::min(2 * pause, kLongestRetryPause);
   } while (Clock::now() < deadline);
+  if (all_stuck) {
+    throw Error("FREEZE_TIMEOUT", pid, "", 0,
+                "all of its threads were in uninterruptible system calls, so nothing was stopped");
+  }
   throw_no_stack(pid);
 }
 
