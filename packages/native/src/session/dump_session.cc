@@ -129,9 +129,10 @@ void DumpSession::require_same_program() const {
 }
 
 Error DumpSession::explain(const Error& error) const {
-  constexpr const char* kAboutTarget[] = {"PERMISSION",    "ALREADY_TRACED", "NO_SUCH_PROCESS",
-                                          "TARGET_EXITED", "FREEZE_TIMEOUT", "CAPTURE_UNAVAILABLE",
-                                          "INJECTION",     "SYSTEM"};
+  constexpr const char* kAboutTarget[] = {
+      "PERMISSION",    "ALREADY_TRACED",      "NO_SUCH_PROCESS",
+      "TARGET_EXITED", "FREEZE_TIMEOUT",      "CAPTURE_UNAVAILABLE",
+      "INJECTION",     "TRACKER_UNAVAILABLE", "SYSTEM"};
   if (std::none_of(std::begin(kAboutTarget), std::end(kAboutTarget),
                    [&](const char* code) { return error.is(code); })) {
     return error;

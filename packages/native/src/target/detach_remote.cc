@@ -9,25 +9,32 @@
 namespace sluice {
 namespace {
 
-constexpr std::chrono::milliseconds kDetachLimit{1000};
+constexpr std::chrono::milliseconds kTryLimit{500};
+// A target that executes another program meanwhile has other mappings at the next try.
+constexpr int kMostTries = 3;
+
+void remove_once(const TargetHandle& target, std::vector<HelperRemains>* remains) {
+  TracerTask().run([&] {
+    const TargetMemory memory(target.pid());
+    const auto maps = read_maps(target.pid());
+    const auto thread =
+        target.stop_thread(memory, find_gadgets(memory, maps), maps, Clock::now() + kTryLimit);
+    *remains = remove_remains(thread.get(), *remains);
+  });
+}
 
 }  // namespace
 
 std::vector<std::string> remove_last_remains(const TargetHandle& target,
                                              std::vector<HelperRemains> remains) {
   std::vector<std::string> warnings;
-  try {
-    if (!remains.empty() && !target.has_ended()) {
-      TracerTask().run([&] {
-        const TargetMemory memory(target.pid());
-        const auto maps = read_maps(target.pid());
-        const auto thread = target.stop_thread(memory, find_gadgets(memory, maps), maps,
-                                               Clock::now() + kDetachLimit);
-        remains = remove_remains(thread.get(), remains);
-      });
+  for (int tries = 0; tries < kMostTries && !remains.empty() && !target.has_ended(); ++tries) {
+    warnings.clear();
+    try {
+      remove_once(target, &remains);
+    } catch (const Error& error) {
+      warnings.push_back(error.what());
     }
-  } catch (const Error& error) {
-    warnings.push_back(error.what());
   }
   // A process that is gone has nothing left in it.
   if (target.has_ended()) {

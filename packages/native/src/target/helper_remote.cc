@@ -164,7 +164,11 @@ std::unique_ptr<Helper> Helper::start(std::unique_ptr<RemoteThread> thread,
   try {
     pid = thread->clone(kCloneFlags, scratch + kFrameOffset);
   } catch (const Error&) {
-    thread->call(munmap_call(scratch));
+    if (thread->cloned() == 0) {
+      thread->call(munmap_call(scratch));
+    } else if (remains != nullptr) {
+      remains->push_back({thread->cloned(), scratch});
+    }
     throw;
   }
   std::unique_ptr<Helper> helper(new Helper(pid, memory, gadgets, scratch, registers));

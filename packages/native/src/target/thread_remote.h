@@ -76,6 +76,9 @@ class RemoteThread {
   // The same for clone; the child is attached to this tracer and stopped, or about to be.
   // Throws INJECTION.
   pid_t clone(uint64_t flags, RemotePtr stack);
+  // The child of the last clone(), also of one that failed after it was there; 0 for none. It is
+  // let go with the tracer, and ends then.
+  pid_t cloned() const { return cloned_; }
   pid_t tid() const { return tracee_->tid(); }
   // The registers that the thread came with.
   const arch::Registers& registers() const { return original_; }
