@@ -183,6 +183,14 @@ export async function startThrough<Info extends Ready = Ready>(
   return new ChildTarget({ ...info, pid: await pidOf() }, pipes, child);
 }
 
+/** Starts a program of the system that answers the lines that it is sent. */
+export async function startProgram(command: string, args: string[]): Promise<ChildTarget<Ready>> {
+  const child = spawn(command, args, { stdio: ['pipe', 'pipe', 'pipe'] });
+  const pipes = new Pipes(command, child.stdin, child.stdout, child.stderr);
+  await once(child, 'spawn');
+  return new ChildTarget({ pid: child.pid ?? 0 }, pipes, child);
+}
+
 /** Starts it so that it is no child of this process, but of the one that adopts orphans. */
 export async function startStranger<Info extends Ready = Ready>(
   name: string,

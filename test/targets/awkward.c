@@ -350,7 +350,7 @@ static void count_signal(int signal) { atomic_fetch_add(&g_signals[signal], 1); 
 static void enter_signals(const char* unused) {
   (void)unused;
   for (int i = 1; i < kSignals; i++) {
-    const struct sigaction action = {.sa_handler = count_signal};
+    const struct sigaction action = {.sa_handler = count_signal, .sa_flags = SA_RESTART};
     sigaction(i, &action, NULL);
   }
 }

@@ -1,0 +1,152 @@
+/** Targets that are stopped, cannot be stopped, or do something odd with threads, signals and children. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { coreProcess, restoreInto } from '@sluice/core';
+import { describe, expect, it } from 'vitest';
+import { expectLeftAlone, startAwkward, WAYS, withoutHelper } from '../harness/awkward.js';
+import { ControlGroup, groupsOf } from '../harness/cgroup.js';
+import { dumpOf, failedDumpOf, failureOf } from '../harness/dump.js';
+import { leakCheck } from '../harness/leaks.js';
+import { whileHeld, whileStopped } from '../harness/oracle.js';
+import { stateOf } from '../harness/procfs.js';
+import { missingPrograms } from '../harness/program.js';
+import { startProgram, startTarget, type TestTarget } from '../harness/target.js';
+import { TempDir } from '../harness/temp.js';
+import { assertUntouched, viewOf } from '../harness/untouched.js';
+import { waitFor, within } from '../harness/wait.js';
+
+leakCheck();
+
+const SIGRTMAX = 64;
+const noGo = missingPrograms('gojq', ['gojq']);
+
+describe('a target that is stopped by SIGSTOP', () => {
+  it('is dumped and restored in every way, and stays stopped', async () => {
+    await using target = await startAwkward();
+    await using dir = new TempDir();
+    const { pid } = target;
+    await whileStopped(pid, async (memory) => {
+      const before = viewOf(pid);
+      expect(before.state).toBe('stopped');
+      for (const way of Object.values(WAYS)) {
+        await using dump = await dumpOf(pid, way);
+        await assertUntouched(pid, before);
+        await memory.compare(dump.image);
+        await restoreInto(pid, dump.image);
+        await assertUntouched(pid, before);
+      }
+      await coreProcess(pid, { out: dir.join('core') });
+      await assertUntouched(pid, before);
+    });
+    await target.check();
+  });
+});
+
+describe('a target in uninterruptible sleep', () => {
+  // Those of version 2 freeze in a way that lets a tracer in.
+  const freezers = groupsOf('freezer');
+  it.skipIf(!freezers?.endsWith('/freezer'))(
+    'in a frozen control group is refused, and goes on when it is thawed',
+    async () => {
+      await using group = new ControlGroup('freezer');
+      await using target = await startAwkward();
+      await using dump = await dumpOf(target.pid);
+      group.add(target.pid);
+      group.set('freezer.state', 'FROZEN');
+      await waitFor('it is frozen', () => group.get('freezer.state') === 'FROZEN\n');
+      try {
+        expect(stateOf(target.pid)).toBe('D');
+        const before = viewOf(target.pid);
+        const isTimeout = { code: 'ERR_SLUICE_FREEZE_TIMEOUT', thawed: true };
+        for (const way of Object.values(WAYS)) {
+          const error = await failedDumpOf(target.pid, { freezeTimeoutMs: 200, ...way });
+          expect(error).toMatchObject(isTimeout);
+          await assertUntouched(target.pid, before);
+        }
+        const restore = restoreInto(target.pid, dump.image, { freezeTimeoutMs: 200 });
+        expect(await failureOf(restore)).toMatchObject(isTimeout);
+        await assertUntouched(target.pid, before);
+      } finally {
+        group.set('freezer.state', 'THAWED');
+      }
+      await expectLeftAlone(target);
+    },
+  );
+});
+
+describe('a target that handles every signal', () => {
+  it('gets those that are sent, and no other', async () => {
+    await using target = await startAwkward('signals');
+    await expectLeftAlone(target);
+    let sent = 0;
+    for (const way of Object.values(WAYS)) {
+      let over = false;
+      const sending = (async () => {
+        for (; !over; await sleep(1)) {
+          process.kill(target.pid, SIGRTMAX);
+          sent++;
+        }
+      })();
+      await using _ = await dumpOf(target.pid, way).finally(() => {
+        over = true;
+      });
+      await sending;
+      expect(await target.command('turn')).toMatchObject({ signals: sent });
+      await target.check();
+    }
+  });
+});
+
+describe('a target that reaps all its children with __WALL', () => {
+  it('misses none, and may find the helpers among them', async () => {
+    await using target = await startTarget('reaper');
+    await expectLeftAlone(target, {}, { restless: true });
+    // Of six operations each has a helper for each lane, and one a twin.
+    const { strangers } = await target.command('turn');
+    expect(strangers).toBeLessThanOrEqual(6 * 4 + 1);
+  });
+});
+
+describe('a target with a thousand threads that come and go', () => {
+  it('is dumped, and refuses to be restored', { timeout: 120_000 }, async () => {
+    await using target = await startTarget('crowd', ['1000']);
+    const restore = 'ERR_SLUICE_RESTORE_MISMATCH';
+    await expectLeftAlone(target, { restore }, { restless: true });
+  });
+});
+
+describe('a static Go program', () => {
+  /** Adds up numbers that it is sent. */
+  async function expectSum(target: TestTarget, sum: number): Promise<void> {
+    target.send('1');
+    expect(await target.nextLine()).toBe(String(sum));
+  }
+
+  it('is read from outside, as its stacks are no place for a helper', async (ctx) => {
+    if (noGo !== undefined) ctx.skip(noGo);
+    await using target = await startProgram('gojq', ['-n', 'foreach inputs as $x (0; . + $x)']);
+    const { vmsplice, rounds, twin, restore } = withoutHelper(/no thread was on a stack/);
+    let sum = 1;
+    await expectSum(target, sum);
+    for (const [way, outcome] of [
+      [WAYS.read, { capture: 'read' }],
+      [WAYS.rounds, rounds],
+      [WAYS.twin, twin],
+    ] as const) {
+      await using dump = await dumpOf(target.pid, way);
+      expect(dump.result).toMatchObject(outcome as object);
+      await dump.image.verify();
+      await expectSum(target, ++sum);
+    }
+    expect(await failedDumpOf(target.pid, WAYS.vmsplice)).toMatchObject({ code: vmsplice });
+    await expectSum(target, ++sum);
+    await using held = await dumpOf(target.pid, { after: 'stop' });
+    await whileHeld(target.pid, (memory) => memory.compare(held.image)).finally(() =>
+      held.result.held?.resume(),
+    );
+    await expectSum(target, ++sum);
+    expect(await failureOf(restoreInto(target.pid, held.image))).toMatchObject({ code: restore });
+    await using dir = new TempDir();
+    await within('a core', coreProcess(target.pid, { out: dir.join('core') }));
+    await expectSum(target, ++sum);
+  });
+});
