@@ -16,19 +16,18 @@ const isRoot = process.getuid?.() === 0;
 const UID = 54_323;
 
 describe('a target', () => {
-  it.each([
+  it.skipIf(!isRoot).each([
     ['in strict seccomp mode', 'strict'],
     ['that is killed for a call it did not name', 'filter=kill'],
     ['whose calls wait for a supervisor that is not there', 'filter=notify'],
-    ['that can gain no privileges', 'no-new-privs'],
-    ['that is not dumpable', 'undumpable'],
-  ])('%s', async (_title, condition) => {
-    await using target = await startAwkward(condition);
-    await expectLeftAlone(target);
-  });
-
-  it.skipIf(!isRoot)('of another user, without privileges and not dumpable', async () => {
-    await using target = await startAwkward(`user=${UID}`, 'no-new-privs', 'undumpable');
+    [
+      'of another user, without privileges and not dumpable',
+      `user=${UID}`,
+      'no-new-privs',
+      'undumpable',
+    ],
+  ])('%s', async (_title, ...conditions) => {
+    await using target = await startAwkward(...conditions);
     await expectLeftAlone(target);
   });
 });
