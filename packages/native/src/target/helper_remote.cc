@@ -230,8 +230,10 @@ void Helper::wait_for(Stop wanted, Deadline deadline) {
 }
 
 void Helper::set_up() {
-  // While it holds copies of the target's descriptors, nothing that the target closes is closed.
-  const int64_t closed = call(make_call(SYS_close_range, {0, ~uint32_t{0}, 0}));
+  // While it holds copies of the target's descriptors, nothing that the target closes is closed. A
+  // file system may be told of each (flush), and that of a server that is gone does not answer.
+  const int64_t closed =
+      call_until(make_call(SYS_close_range, {0, ~uint32_t{0}, 0}), Clock::now() + kStartLimit);
   if (closed < 0) {
     throw Error("INJECTION", memory_.pid(), "close_range", static_cast<int>(-closed),
                 "the helper cannot let go of the target's descriptors");
@@ -268,16 +270,25 @@ int64_t Helper::call(const arch::Call& call) {
   return fault.errnum != 0 ? -fault.errnum : make(call);
 }
 
-int64_t Helper::make(const arch::Call& call, pid_t* cloned) {
+int64_t Helper::call_until(const arch::Call& call, Deadline deadline) {
+  const sys::RemoteFault fault = sys::remote_fault(call.number);
+  return fault.errnum != 0 ? -fault.errnum : make(call, nullptr, deadline);
+}
+
+int64_t Helper::make(const arch::Call& call, pid_t* cloned, std::optional<Deadline> deadline) {
   if (!tracee_.set_registers(
           arch::registers_for_call(registers_, gadgets_, call, scratch_ + kFrameOffset))) {
     return -ESRCH;
   }
   do {
     tracee_.single_step();
-    const Stop stop = tracee_.wait_blocking();
+    const Stop stop = deadline ? tracee_.wait(*deadline) : tracee_.wait_blocking();
     if (stop == Stop::kGone) {
       return -ESRCH;
+    }
+    if (stop == Stop::kTimeout) {
+      stuck_ = true;
+      return -ETIMEDOUT;
     }
     if (stop == Stop::kClone && cloned != nullptr) {
       *cloned = static_cast<pid_t>(tracee_.event_message());
@@ -376,6 +387,9 @@ HelperRemains Helper::end() {
 
 // It ends by a call of its own: killing a task of another user may not be allowed.
 void Helper::leave() {
+  if (stuck_) {
+    return;  // it dies with the tracer task, when the call lets it
+  }
   if (tracee_.stopped()) {
     tracee_.set_registers(exit_registers());
     tracee_.resume();

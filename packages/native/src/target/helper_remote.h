@@ -19,6 +19,7 @@
 #include <sys/uio.h>
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -93,7 +94,10 @@ class Helper {
  private:
   Helper(pid_t pid, const TargetMemory& memory, const arch::Gadgets& gadgets, RemotePtr scratch,
          const arch::Registers& registers);
-  int64_t make(const arch::Call& call, pid_t* cloned = nullptr);
+  // -ETIMEDOUT if it has not returned by then, after which the helper can only be given up.
+  int64_t call_until(const arch::Call& call, Deadline deadline);
+  int64_t make(const arch::Call& call, pid_t* cloned = nullptr,
+               std::optional<Deadline> deadline = std::nullopt);
   void secure(bool filtered);
   void wait_for(Stop wanted, Deadline deadline);
   void set_up();
@@ -106,6 +110,7 @@ class Helper {
   arch::Registers registers_;
   Tracee tracee_;
   ScopedFd pidfd_;
+  bool stuck_ = false;  // in a call that does not return
 };
 
 // Scratch mappings and zombies of dumpers that died.
