@@ -1,13 +1,21 @@
 /** Targets that are stopped, cannot be stopped, or do something odd with threads, signals and children. */
+import { spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { coreProcess, restoreInto } from '@sluice/core';
 import { describe, expect, it } from 'vitest';
-import { expectLeftAlone, startAwkward, WAYS, withoutHelper } from '../harness/awkward.js';
+import {
+  type AwkwardReady,
+  expectLeftAlone,
+  startAwkward,
+  WAYS,
+  withoutHelper,
+} from '../harness/awkward.js';
 import { ControlGroup, groupsOf } from '../harness/cgroup.js';
 import { dumpOf, failedDumpOf, failureOf } from '../harness/dump.js';
 import { leakCheck } from '../harness/leaks.js';
 import { whileHeld, whileStopped } from '../harness/oracle.js';
-import { stateOf } from '../harness/procfs.js';
+import { stateOf, threadsOf } from '../harness/procfs.js';
 import { missingPrograms } from '../harness/program.js';
 import { startProgram, startTarget, type TestTarget } from '../harness/target.js';
 import { TempDir } from '../harness/temp.js';
@@ -17,6 +25,8 @@ import { waitFor, within } from '../harness/wait.js';
 leakCheck();
 
 const SIGRTMAX = 64;
+/** As /proc/PID/syscall begins in it. */
+const SYS_READ = '0 ';
 const noGo = missingPrograms('gojq', ['gojq']);
 
 describe('a target that is stopped by SIGSTOP', () => {
@@ -71,6 +81,41 @@ describe('a target in uninterruptible sleep', () => {
       await expectLeftAlone(target);
     },
   );
+});
+
+describe('a target with a thread that waits for a file system', () => {
+  it('that does not answer is refused, and gets what it waits for in the end', async (ctx) => {
+    await using dir = new TempDir();
+    try {
+      await using target = await startTarget<AwkwardReady>('stuck', [dir.path]);
+      const { pid, absent } = target.info;
+      if (absent !== undefined) ctx.skip(`no ${absent} here`);
+      const reads = (tid: number) =>
+        readFileSync(`/proc/${pid}/task/${tid}/syscall`, 'latin1').startsWith(SYS_READ);
+      await waitFor('it reads', () => threadsOf(pid).every(reads));
+      const before = viewOf(pid);
+      // Its descriptors cannot be closed in a helper, nor the thread be stopped.
+      const error = await failedDumpOf(pid, { ...WAYS.vmsplice, lanes: 1 });
+      expect(error).toMatchObject({
+        code: 'ERR_SLUICE_CAPTURE_UNAVAILABLE',
+        syscall: 'close_range',
+      });
+      await target.check();
+      const late = await failedDumpOf(pid, { freezeTimeoutMs: 300, ...WAYS.read });
+      expect(late).toMatchObject({ code: 'ERR_SLUICE_FREEZE_TIMEOUT', thawed: true });
+      await target.check();
+      await target.command('answer');
+      await target.check();
+      // What had to be left of the helper goes with the next one.
+      await using dump = await dumpOf(pid, WAYS.vmsplice);
+      await dump.image.verify();
+      await assertUntouched(pid, before);
+      await target.check();
+    } finally {
+      // Unmounted already if the target came to its end.
+      spawnSync('umount', ['-l', dir.path]);
+    }
+  });
 });
 
 describe('a target that handles every signal', () => {
