@@ -36,7 +36,10 @@ ShardFile::ShardFile(const std::string& dir, size_t index, IoMode mode, uint64_t
   open(O_CREAT | O_EXCL);
   choose_io(moving);
   if (preallocate > 0) {
-    reserve(preallocate);
+    const long result = reserve(preallocate);
+    if (result < 0) {
+      fail("fallocate", result, "no space for the pages that the target has");
+    }
   }
 }
 
@@ -85,23 +88,18 @@ void ShardFile::fail(const char* call, long result, const char* what) const {
 
 // Space is taken before it is needed: a full disk shows before the freeze, and writing within the
 // file's length spares the file system an update of it with every write.
-void ShardFile::reserve(uint64_t end) {
+// Returns a negative errno if there is no space for that.
+long ShardFile::reserve(uint64_t end) {
   if (end <= reserved_ || !can_reserve_) {
-    return;
+    return 0;
   }
   const long result = sys::call_restarting(SYS_fallocate, fd_.get(), 0, reserved_, end - reserved_);
-  if (result == -EOPNOTSUPP || result == -ENOSYS) {
-    can_reserve_ = false;
-    return;
-  }
-  if (result < 0 && bytes_ == 0) {
-    fail("fallocate", result, "no space for the pages that the target has");
-  }
   if (result < 0) {
-    can_reserve_ = false;  // what is still to come may fit all the same
-    return;
+    can_reserve_ = false;
+    return result == -EOPNOTSUPP || result == -ENOSYS ? 0 : result;
   }
   reserved_ = end;
+  return 0;
 }
 
 void ShardFile::set_direct(bool on) {
@@ -112,6 +110,7 @@ void ShardFile::set_direct(bool on) {
 
 void ShardFile::append(Slot* slot) {
   if (places_ == nullptr && bytes_ + slot->bytes > reserved_) {
+    // It may fit all the same.
     reserve(bytes_ + slot->bytes + kReserveStep);
   }
   const std::vector<Placed> pieces = place(*slot);
@@ -156,7 +155,9 @@ void ShardFile::move(Slot* slot, uint64_t in_slot, Placed to, uint64_t* in_pipe)
   for (uint64_t at = in_slot; at < end;) {
     if (*in_pipe < end) {
       const long pushed = slot->push(*in_pipe, slot->bytes - *in_pipe);
-      if (pushed < 0 && pushed != -EAGAIN) {
+      // Nothing comes out of a pipe into which nothing went.
+      const bool empty = *in_pipe == at;
+      if (pushed < 0 && (pushed != -EAGAIN || empty)) {
         fail("vmsplice", pushed, "copied pages could not be put into a pipe");
       }
       *in_pipe += static_cast<uint64_t>(std::max(pushed, 0L));

@@ -56,7 +56,7 @@ class ShardFile {
   void open(int flags);
   void choose_io(bool moving);
   void set_direct(bool on);
-  void reserve(uint64_t end);
+  long reserve(uint64_t end);
   std::vector<Placed> place(const Slot& slot);
   void note_run(const Placed& placed);
   void move(Slot* slot, uint64_t in_slot, Placed to, uint64_t* in_pipe);
