@@ -11,26 +11,30 @@
 
 namespace sluice::addon {
 
+inline Napi::Error error_to_js(Napi::Env env, const Error& error) {
+  Napi::Error thrown = Napi::Error::New(env, error.what());
+  thrown.Set("code", Napi::String::New(env, "ERR_SLUICE_" + error.code()));
+  if (error.err() != 0) {
+    thrown.Set("errno", Napi::Number::New(env, error.err()));
+  }
+  if (!error.call().empty()) {
+    thrown.Set("syscall", Napi::String::New(env, error.call()));
+  }
+  if (error.pid() != 0) {
+    thrown.Set("pid", Napi::Number::New(env, error.pid()));
+  }
+  return thrown;
+}
+
 // Runs `body`; an Error becomes a JavaScript Error with the properties code, errno, syscall, pid.
 template <typename Body>
 auto guarded(Napi::Env env, Body body) -> decltype(body()) {
   try {
     return body();
   } catch (const Error& error) {
-    Napi::Error thrown = Napi::Error::New(env, error.what());
-    thrown.Set("code", Napi::String::New(env, "ERR_SLUICE_" + error.code()));
-    if (error.err() != 0) {
-      thrown.Set("errno", Napi::Number::New(env, error.err()));
-    }
-    if (!error.call().empty()) {
-      thrown.Set("syscall", Napi::String::New(env, error.call()));
-    }
-    if (error.pid() != 0) {
-      thrown.Set("pid", Napi::Number::New(env, error.pid()));
-    }
-    throw thrown;
+    throw error_to_js(env, error);
   } catch (const std::bad_alloc&) {
-    throw Napi::Error::New(env, "out of memory");
+    throw error_to_js(env, Error("SYSTEM", 0, "mmap", ENOMEM, "the dumper has no memory left"));
   } catch (const std::out_of_range&) {
     throw Napi::Error::New(env, "no such lane or drain");
   }
