@@ -222,6 +222,7 @@ class DumpSession {
 
   Round* round_at(size_t number);
   Round* add_round(size_t* number);
+  void fail_rounds(size_t first, size_t last);
   void take_over_owed();
   void add_to_survey(const Round& round, const CaptureItem& item, PageScan* pages,
                      TrackerScan* written, std::vector<SurveyItem>* items) const;

@@ -64,7 +64,7 @@ void DumpSession::drain_run(size_t drain, size_t first, size_t last) {
         round->exchange.wait_drains(false);
       }
     } catch (...) {
-      round->exchange.fail();
+      fail_rounds(number, last);
       throw;
     }
   }

@@ -34,14 +34,20 @@ void DumpSession::control_capture(size_t first, size_t last, After after) {
       }
     });
   } catch (...) {
-    for (size_t number = first; number <= last; ++number) {
-      round_at(number)->exchange.fail();
-    }
+    fail_rounds(first, last);
     if (frozen_.exchange(false)) {
       // What could not be stopped cannot be detached; the end of the tracer task lets it go.
       tracer_.reset();
     }
     throw;
+  }
+}
+
+// Of rounds that are taken in one go: nobody may wait in a later one for somebody who gave up in an
+// earlier one.
+void DumpSession::fail_rounds(size_t first, size_t last) {
+  for (size_t number = first; number <= last; ++number) {
+    round_at(number)->exchange.fail();
   }
 }
 
@@ -183,14 +189,19 @@ void DumpSession::lane_capture(size_t lane, size_t first, size_t last) {
            : number == last ? Lane::Slots::kSecondHalf
                             : Lane::Slots::kFirstHalf;
   };
-  // Beforehand: between two rounds that follow each other, nothing should take time.
-  for (size_t number = first; number <= last; ++number) {
-    lanes_.at(lane)->make_room(round_at(number)->work, slots_of(number));
-  }
-  for (size_t number = first; number <= last; ++number) {
-    Round* const round = round_at(number);
-    lanes_.at(lane)->capture(round->work, round->shares.at(lane), slots_of(number),
-                             &round->exchange, &round->lanes.at(lane));
+  try {
+    // Beforehand: between two rounds that follow each other, nothing should take time.
+    for (size_t number = first; number <= last; ++number) {
+      lanes_.at(lane)->make_room(round_at(number)->work, slots_of(number));
+    }
+    for (size_t number = first; number <= last; ++number) {
+      Round* const round = round_at(number);
+      lanes_.at(lane)->capture(round->work, round->shares.at(lane), slots_of(number),
+                               &round->exchange, &round->lanes.at(lane));
+    }
+  } catch (...) {
+    fail_rounds(first, last);
+    throw;
   }
 }
 
