@@ -10,26 +10,27 @@ export type FaultSpec = Pick<Fault, 'call'> & {
   /** Name like `ENOSPC`. */
   errno?: keyof typeof constants.errno;
   capBytes?: number;
-  mode?: 'copy';
+  mode?: 'copy' | 'hang';
 };
+
+/** As the addon takes them. */
+export function toFaults(faults: FaultSpec[]): Fault[] {
+  return faults.map(({ errno, ...fault }) => ({
+    skip: 0,
+    times: -1,
+    errno: errno === undefined ? 0 : constants.errno[errno],
+    capBytes: 0,
+    mode: '',
+    ...fault,
+  }));
+}
 
 /** Runs `work` with these faults, and without any afterwards. */
 export async function withFaults<Value>(
   faults: FaultSpec[],
   work: () => Promise<Value>,
 ): Promise<Value> {
-  addon.setFaults(
-    faults.map(
-      ({ errno, ...fault }): Fault => ({
-        skip: 0,
-        times: -1,
-        errno: errno === undefined ? 0 : constants.errno[errno],
-        capBytes: 0,
-        mode: '',
-        ...fault,
-      }),
-    ),
-  );
+  addon.setFaults(toFaults(faults));
   try {
     return await work();
   } finally {

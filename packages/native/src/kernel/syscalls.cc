@@ -1,6 +1,9 @@
 #include "kernel/syscalls.h"
 
+#include <linux/futex.h>
+
 #include <algorithm>
+#include <climits>
 #include <map>
 #include <mutex>
 
@@ -9,6 +12,16 @@ namespace {
 
 std::mutex g_mutex;
 std::vector<Fault> g_faults;
+std::atomic<uint32_t> g_settings{0};  // how often faults were set
+std::atomic<uint64_t> g_hits{0};
+
+// In a system call that only its end or that of the task ends, as with a dead file server.
+void hang() {
+  const uint32_t settings = g_settings.load();
+  while (g_settings.load() == settings) {
+    ::syscall(SYS_futex, &g_settings, FUTEX_WAIT_PRIVATE, settings, nullptr);
+  }
+}
 
 // Takes one hit from the first fault that matches, if any is due.
 Fault take(long number, bool remote, long request = 0) {
@@ -25,6 +38,7 @@ Fault take(long number, bool remote, long request = 0) {
     if (fault.times > 0) {
       --fault.times;
     }
+    ++g_hits;
     return fault;
   }
   return Fault{};
@@ -67,6 +81,9 @@ long raw(long number, long a, long b, long c, long d, long e, long f) {
 
 long faulty_call(long number, long a, long b, long c, long d, long e, long f) {
   const Fault fault = take(number, false, number == SYS_ioctl ? b : 0);
+  if (fault.hang) {
+    hang();
+  }
   if (fault.errnum != 0) {
     return -fault.errnum;
   }
@@ -105,13 +122,21 @@ void set_faults(std::vector<Fault> faults) {
   std::lock_guard<std::mutex> lock(g_mutex);
   g_faults = std::move(faults);
   detail::g_faulty.store(!g_faults.empty(), std::memory_order_relaxed);
+  g_hits = 0;
+  ++g_settings;
+  ::syscall(SYS_futex, &g_settings, FUTEX_WAKE_PRIVATE, INT_MAX);
 }
+
+uint64_t faults_hit() { return g_hits; }
 
 RemoteFault remote_fault(long number) {
   if (!detail::g_faulty.load(std::memory_order_relaxed)) {
     return {};
   }
   const Fault fault = take(number, true);
+  if (fault.hang) {
+    hang();
+  }
   return {fault.errnum, fault.cap_bytes, fault.copy};
 }
 
@@ -122,9 +147,12 @@ long number_of(const std::string& name) {
       {"close_range", SYS_close_range},
       {"fallocate", SYS_fallocate},
       {"fcntl", SYS_fcntl},
+      {"flock", SYS_flock},
       {"fsync", SYS_fsync},
       {"ftruncate", SYS_ftruncate},
+      {"get_robust_list", SYS_get_robust_list},
       {"ioctl", SYS_ioctl},
+      {"kill", SYS_kill},
       {"kcmp", SYS_kcmp},
       {"lseek", SYS_lseek},
       {"madvise", SYS_madvise},
@@ -136,12 +164,15 @@ long number_of(const std::string& name) {
       {"pidfd_open", SYS_pidfd_open},
       {"pipe2", SYS_pipe2},
       {"pread64", SYS_pread64},
+      {"prlimit64", SYS_prlimit64},
       {"process_vm_readv", SYS_process_vm_readv},
       {"process_vm_writev", SYS_process_vm_writev},
       {"ptrace", SYS_ptrace},
       {"pwrite64", SYS_pwrite64},
       {"read", SYS_read},
+      {"readlinkat", SYS_readlinkat},
       {"rt_sigaction", SYS_rt_sigaction},
+      {"sched_setscheduler", SYS_sched_setscheduler},
       {"splice", SYS_splice},
       {"userfaultfd", SYS_userfaultfd},
       {"vmsplice", SYS_vmsplice},

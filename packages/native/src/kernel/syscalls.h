@@ -26,10 +26,14 @@ struct Fault {
   int errnum = 0;          // fail with this errno, 0 for none
   uint64_t cap_bytes = 0;  // cut the call's byte count down to this, 0 for none
   bool copy = false;       // vmsplice copies, as a kernel that made it writev does
+  bool hang = false;       // does not come back until faults are set anew
 };
 
 // Tests only. Replaces all faults; an empty list ends them.
 void set_faults(std::vector<Fault> faults);
+
+// How many calls were hit since then.
+uint64_t faults_hit();
 
 // Number of a call from its name ("splice"), or -1 for one the seam does not know.
 long number_of(const std::string& name);
