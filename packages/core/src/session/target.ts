@@ -1,5 +1,5 @@
 /** The public way to a dump. */
-import { SluiceError } from '../errors.js';
+import { fromNative, SluiceError, withThawed } from '../errors.js';
 import type { TargetIdentity } from './capture.js';
 import { performDump } from './dump.js';
 import { DumpRun, type ProgressMeter } from './dump_run.js';
@@ -98,9 +98,18 @@ export function dumpProcess(pid: number, options: DumpOptions): DumpRun {
   return new DumpRun(async (meter) => {
     checkPid(pid);
     const resolved = resolveDumpOptions(options);
-    const { startTimeTicks } = identify(pid);
+    const { startTimeTicks } = identifyRunning(pid);
     return dumpLinked({ pid, startTimeTicks }, resolved, undefined, meter);
   });
+}
+
+/** Nothing was done to it yet. */
+function identifyRunning(pid: number): ReturnType<typeof identify> {
+  try {
+    return identify(pid);
+  } catch (error) {
+    throw withThawed(fromNative(error, { pid }), true);
+  }
 }
 
 /** Runs a dump that either of two signals can end. */
