@@ -67,6 +67,13 @@ export const ERRORS = {
       'Try again, or raise freezeTimeoutMs. A thread in uninterruptible sleep (state D) waits for a ' +
       'device or a network file system.',
   },
+  ERR_SLUICE_FREEZE_LIMIT: {
+    summary:
+      'The target was frozen for longer than allowed, and was let go before the work was done.',
+    advice:
+      'Look for what hangs: the disk of the output, or memory that another process is to serve. If it is ' +
+      'only slow, raise freezeLimitMs, or take more of it in rounds.',
+  },
   ERR_SLUICE_CAPTURE_UNAVAILABLE: {
     summary: 'The capture backend that was asked for does not work here.',
     advice: 'Use capture "auto" or "read"; `sluice doctor PID` tells why vmsplice does not work.',
