@@ -35,7 +35,10 @@ export class Dump implements AsyncDisposable {
 }
 
 /** On a busy machine a thread may wait for the disk for longer than anybody should wait for it. */
-const PATIENT = { freezeTimeoutMs: Math.min(scaledMs(30_000), 60_000) };
+const PATIENT = {
+  freezeTimeoutMs: Math.min(scaledMs(30_000), 60_000),
+  freezeLimitMs: scaledMs(60_000),
+};
 
 export type Options = Omit<DumpOptions, 'dir'>;
 

@@ -204,6 +204,8 @@ export interface NativeSessionOptions {
   known: BigUint64Array;
   /** Give up freezing after this many milliseconds. */
   freezeTimeoutMs: number;
+  /** The target is not frozen for longer than this; 0 for no limit. */
+  freezeLimitMs: number;
 }
 
 export interface OpenedTarget {
@@ -342,6 +344,8 @@ export interface NativeRestoreOptions {
   /** The same: pages that the image could not read. */
   leftOut: BigUint64Array;
   freezeTimeoutMs: number;
+  /** The process does not stay frozen for longer than this without anything being done to it. */
+  freezeLimitMs: number;
 }
 
 export interface NativeRestoreResult {
@@ -417,8 +421,11 @@ export interface Fault {
   errno: number;
   /** Cut the byte count of the call down to this; 0 for no cut. */
   capBytes: number;
-  /** `copy` makes vmsplice copy, as a kernel that turned it into writev does. */
-  mode: '' | 'copy';
+  /**
+   * `copy` makes vmsplice copy, as a kernel that turned it into writev does. With `hang` a call does not come
+   * back until faults are set anew.
+   */
+  mode: '' | 'copy' | 'hang';
 }
 
 export interface Addon {
@@ -448,6 +455,10 @@ export interface Addon {
   watchSteps(step: string, times: number): void;
   /** How often each step came since, in the order in which they come. */
   stepCounts(): Record<string, number>;
+  /** Calls that were hit since `setFaults`. */
+  faultsHit(): number;
+  /** Ends the process at once, whatever its threads are at, as _exit(2). */
+  endProcess(status: number): void;
 
   sessionOpen(options: NativeSessionOptions): OpenedTarget;
   /** Any thread: all blocked calls of the session end soon with ERR_SLUICE_CANCELLED; the target is thawed. */
@@ -475,8 +486,13 @@ export interface Addon {
    * its gate. After a freeze the target goes on (`resume`), or is held until `controlRelease` (`stop`).
    */
   controlCapture(session: number, first: number, last: number, after: 'resume' | 'stop'): void;
-  /** Lets a held target go, leaves it stopped as by SIGSTOP, or kills it. Returns how long it was frozen, microseconds. */
+  /**
+   * Lets a held target go, leaves it stopped as by SIGSTOP, or kills it. Returns how long it was frozen,
+   * microseconds. ERR_SLUICE_FREEZE_LIMIT if it goes on already; then nothing is done.
+   */
   controlRelease(session: number, how: 'resume' | 'stopped' | 'kill'): number;
+  /** ERR_SLUICE_FREEZE_LIMIT if a target that is to be held goes on already. */
+  controlRequireHeld(session: number): void;
   /** Blocks. Makes the target reap the helpers; always to be called, after every laneDetach. Returns warnings. */
   controlDetach(session: number): string[];
 
@@ -518,6 +534,8 @@ export interface Addon {
   restoreOpen(options: NativeRestoreOptions): number;
   /** Any thread: freezing is given up. What has been begun after that is brought to its end. */
   restoreCancel(restore: number): void;
+  /** Any thread: whether the limit has ended the freeze. */
+  restoreLimitPassed(restore: number): boolean;
   restoreResult(restore: number): NativeRestoreResult;
   /** Frees the native side. After detach. */
   restoreClose(restore: number): void;

@@ -335,4 +335,16 @@ TEST(exchange_marks) {
   gives_up.join();
 }
 
+TEST(exchange_waits_with_a_frozen_target_to_its_limit) {
+  using Clock = std::chrono::steady_clock;
+  Exchange exchange(1, 1);
+  exchange.limit_freeze(Clock::now() + std::chrono::milliseconds(20));
+  CHECK_THROWS("FREEZE_LIMIT", exchange.wait_lanes(true));
+  CHECK_THROWS("FREEZE_LIMIT", exchange.wait_drains(true));
+  CHECK_THROWS("FREEZE_LIMIT", exchange.wait_secured());
+  // What is there already needs no time.
+  exchange.lane_done();
+  exchange.wait_lanes(true);
+}
+
 }  // namespace sluice::test

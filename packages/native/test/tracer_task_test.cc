@@ -264,4 +264,44 @@ TEST(tracer_task_hides_stops_from_the_waits_of_this_process) {
   CHECK_EQ(errno, ECHILD);
 }
 
+TEST(tracer_task_that_is_idle_ends_at_its_limit) {
+  TaskLimit limit;
+  TracerTask task(&limit);
+  task.run([&] { limit.set(TaskLimit::Clock::now() + std::chrono::milliseconds(50)); });
+  while (task.alive()) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  CHECK(limit.passed());
+  CHECK_THROWS("FREEZE_LIMIT", task.run([] {}));
+}
+
+TEST(tracer_task_at_work_ends_after_its_limit_in_any_call) {
+  TaskLimit limit;
+  TracerTask task(&limit);
+  limit.set(TaskLimit::Clock::now() + std::chrono::milliseconds(50));
+  CHECK_THROWS("FREEZE_LIMIT", task.run([] { ::pause(); }));
+  CHECK(!task.alive());
+  CHECK_THROWS("FREEZE_LIMIT", task.run([] {}));
+}
+
+TEST(tracer_task_limit_of_work_lets_idle_tasks_live) {
+  TaskLimit limit;
+  TracerTask task(&limit);
+  limit.set_for_work(TaskLimit::Clock::now());
+  CHECK(!limit.passed());
+  CHECK_THROWS("WORKER", task.run([] { ::pause(); }));
+  TracerTask other(&limit);
+  CHECK(other.alive());
+  limit.clear();
+  CHECK_EQ(other.run([] { return 7; }), 7);
+}
+
+TEST(tracer_task_limit_that_is_cleared_ends_nothing) {
+  TaskLimit limit;
+  TracerTask task(&limit);
+  task.run([&] { limit.set(TaskLimit::Clock::now() + std::chrono::hours(1)); });
+  task.run([&] { limit.clear(); });
+  CHECK_EQ(task.run([] { return 7; }), 7);
+}
+
 }  // namespace sluice::test

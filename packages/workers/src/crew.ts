@@ -3,10 +3,13 @@ import { SHARE_ENV } from 'node:worker_threads';
 import type { Addon } from '@sluice/native';
 import { Piscina } from 'piscina';
 import { fromWire, WorkerDiedError } from './error_transport.js';
+import { leaveBehind } from './left_behind.js';
 import { PinnedWorker } from './pinned_worker.js';
 import { type DrainOp, type Outcome, READY } from './protocol.js';
 
 const ENTRY = new URL('./entry.cjs', import.meta.url).href;
+
+const LET_GO_MS = 100;
 
 /** Runs calls on whichever drain worker is free. */
 export interface DrainPool {
@@ -24,10 +27,10 @@ export interface Crew {
   /** Whether its threads keep the process alive; they do from the start. */
   keepAlive(alive: boolean): void;
   /**
-   * Ends all threads. Waits for calls that still run in native code: cancel the session first.
-   * Never rejects.
+   * Ends all threads. Waits for calls that still run in native code: cancel the session first. If some
+   * hang there, `hung`, their threads are left behind. Never rejects.
    */
-  close(): Promise<void>;
+  close(hung?: boolean): Promise<void>;
 }
 
 /**
@@ -49,7 +52,10 @@ export function createCrew({ lanes, drains }: { lanes: number; drains: number })
     new PinnedWorker(role, (port) => pinnedPool.run({ port }, { transferList: [port] }));
   const control = pin('control');
   const pinnedLanes = Array.from({ length: lanes }, (_, lane) => pin(`lane ${lane}`));
+  const pinned = [control, ...pinnedLanes];
   let closed = false;
+  const threads = () => [...pinnedPool.threads, ...drainPool.threads];
+  const destroy = () => Promise.all([pinnedPool.destroy(), drainPool.destroy()]);
   return {
     control,
     lanes: pinnedLanes,
@@ -64,16 +70,28 @@ export function createCrew({ lanes, drains }: { lanes: number; drains: number })
       },
     },
     keepAlive(alive) {
-      for (const worker of [control, ...pinnedLanes]) worker.keepAlive(alive);
-      for (const thread of [...pinnedPool.threads, ...drainPool.threads]) {
+      for (const worker of pinned) worker.keepAlive(alive);
+      for (const thread of threads()) {
         if (alive) thread.ref();
         else thread.unref();
       }
     },
-    async close() {
+    async close(hung = false) {
       closed = true;
-      await Promise.all([control, ...pinnedLanes].map((worker) => worker.end()));
-      await Promise.all([pinnedPool.destroy(), drainPool.destroy()]);
+      if (hung) {
+        const left = threads();
+        const ending = destroy();
+        leaveBehind(ending);
+        // Being ended keeps them alive, and the pool sees to that once more at a moment of its own.
+        const letGo = () => {
+          for (const thread of left) thread.unref();
+        };
+        const timer = setInterval(letGo, LET_GO_MS).unref();
+        void ending.finally(() => clearInterval(timer));
+        return;
+      }
+      await Promise.all(pinned.map((worker) => worker.end()));
+      await destroy();
     },
   };
 }

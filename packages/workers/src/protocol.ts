@@ -8,6 +8,7 @@ export const PINNED_OPS = [
   'controlPrepare',
   'controlCapture',
   'controlRelease',
+  'controlRequireHeld',
   'controlDetach',
   'laneAttach',
   'laneTrack',

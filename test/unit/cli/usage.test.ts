@@ -31,6 +31,7 @@ describe('wrong usage', () => {
     ['dump 1 --out x --capture fast', 'Allowed choices are auto, vmsplice, read', 'dump --help'],
     ['dump 1 --out x --io slow', 'Allowed choices are auto, direct, buffered', 'dump --help'],
     ['dump 1 --out x --checksum md5', 'Allowed choices are crc32c, none', 'dump --help'],
+    ['dump 1 --out x --freeze-limit 0', '"freezeLimitMs": expected', 'dump --help'],
     ['dump 1 --out x --freeze-timeout 0', '"freezeTimeoutMs": expected', 'dump --help'],
     ['dump 1 --out=', 'Expected a path', 'sluice dump --help'],
     ['doctor x', 'Expected a whole number', 'sluice doctor --help'],

@@ -29,6 +29,7 @@ describe('resolveDumpOptions', () => {
       checksum: 'crc32c',
       budgetBytes: 64 * 1024 * 1024,
       freezeTimeoutMs: 1000,
+      freezeLimitMs: 10_000,
       rounds: 'auto',
       freezeBudgetMs: undefined,
       timeLimitMs: undefined,
@@ -40,6 +41,14 @@ describe('resolveDumpOptions', () => {
       signal: undefined,
       logger: undefined,
     });
+  });
+
+  it('limits a freeze only if the target is to go on, or if asked to', () => {
+    const limitOf = (options: object) =>
+      resolveDumpOptions({ dir: 'image', ...options }).freezeLimitMs;
+    expect(limitOf({ after: 'stop' })).toBe(undefined);
+    expect(limitOf({ after: 'stop', freezeLimitMs: 7 })).toBe(7);
+    expect(limitOf({ freezeLimitMs: 3_600_000 })).toBe(3_600_000);
   });
 
   it('takes undefined for an option that was not given', () => {
@@ -136,8 +145,8 @@ describe('resolveDumpOptions', () => {
   it('names an unknown option and those it knows', () => {
     expect(messageOf(() => resolveDumpOptions({ dir: 'x', lane: 2 }))).toBe(
       'Unknown option "lane": expected one of dir, format, lanes, drains, capture, io, checksum, ' +
-        'budgetBytes, freezeTimeoutMs, rounds, freezeBudgetMs, timeLimitMs, noConverge, tracker, ' +
-        'after, consistency, signal, logger',
+        'budgetBytes, freezeTimeoutMs, freezeLimitMs, rounds, freezeBudgetMs, timeLimitMs, noConverge, ' +
+        'tracker, after, consistency, signal, logger',
     );
     expect(messageOf(() => resolveDumpOptions(JSON.parse('{"dir":"x","__proto__":1}')))).toMatch(
       /^Unknown option "__proto__"/,
@@ -167,7 +176,7 @@ describe('resolvePreDumpOptions', () => {
     [{ imagesDir: 'b', prevImagesDir: '' }, 'Option "prevImagesDir": expected a path, got ""'],
     [
       { imagesDir: 'b', rounds: 2 },
-      'Unknown option "rounds": expected one of imagesDir, prevImagesDir, capture, io, budgetBytes, freezeTimeoutMs, signal, logger',
+      'Unknown option "rounds": expected one of imagesDir, prevImagesDir, capture, io, budgetBytes, freezeTimeoutMs, freezeLimitMs, signal, logger',
     ],
   ])('refuses %j', (options, message) => {
     expect(messageOf(() => resolvePreDumpOptions(options))).toBe(message);

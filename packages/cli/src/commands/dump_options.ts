@@ -7,6 +7,7 @@ import { autoOrWholeNumber, decimal, wholeNumber } from '../values.js';
 export interface DumpingFlags
   extends Pick<DumpOptions, 'lanes' | 'capture' | 'rounds' | 'tracker' | 'consistency' | 'force'> {
   freezeTimeout?: number;
+  freezeLimit?: number;
   /** Of `--no-converge`, whose name commander takes for a negation: true if it was not given. */
   converge: true | 'finish' | 'fail';
   freezeBudget?: number;
@@ -58,20 +59,30 @@ export function addDumpingOptions(command: Command): Command {
 
 /** Those of pre-dumps, too. */
 export function addCapturingOptions(command: Command): Command {
-  return command
-    .addOption(
+  return addFreezingOptions(
+    command.addOption(
       new Option(
         '--capture <how>',
         'how pages are taken; auto, the default, is vmsplice where it works',
       ).choices(['auto', 'vmsplice', 'read']),
-    )
-    .option(
+    ).option(
       '--force',
       'inject calls even where the seccomp filter of the process would end it if this command were killed at that instant',
-    )
+    ),
+  );
+}
+
+/** Those of all that freeze a process. */
+export function addFreezingOptions(command: Command): Command {
+  return command
     .option(
       '--freeze-timeout <ms>',
       'give up when not all threads stand still by then; the default is 1000',
+      wholeNumber,
+    )
+    .option(
+      '--freeze-limit <ms>',
+      'let the process go on, and fail, when it was frozen for that long (restoring: without progress), whatever hangs; the default is 10000, and none if it is to stay stopped',
       wholeNumber,
     );
 }
@@ -79,7 +90,7 @@ export function addCapturingOptions(command: Command): Command {
 /** As the library takes them; those that were not given are undefined. */
 export function dumpingOptions(flags: DumpingFlags) {
   const { rounds, tracker, consistency, lanes, capture, force } = flags;
-  const { freezeTimeout, freezeBudget, timeLimit, converge } = flags;
+  const { freezeTimeout, freezeLimit, freezeBudget, timeLimit, converge } = flags;
   return {
     rounds,
     tracker,
@@ -88,6 +99,7 @@ export function dumpingOptions(flags: DumpingFlags) {
     capture,
     force,
     freezeTimeoutMs: freezeTimeout,
+    freezeLimitMs: freezeLimit,
     noConverge: converge === true ? undefined : converge,
     freezeBudgetMs: freezeBudget,
     timeLimitMs: timeLimit === undefined ? undefined : Math.round(timeLimit),

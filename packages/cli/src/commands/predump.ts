@@ -9,6 +9,7 @@ import { addCapturingOptions } from './dump_options.js';
 interface PreDumpFlags
   extends Pick<PreDumpOptions, 'imagesDir' | 'prevImagesDir' | 'capture' | 'force'> {
   freezeTimeout?: number;
+  freezeLimit?: number;
   json?: true;
 }
 
@@ -31,9 +32,9 @@ export function addPreDump(program: Command): void {
 }
 
 async function preDump(pid: number, flags: PreDumpFlags): Promise<void> {
-  const { freezeTimeout, json, ...rest } = flags;
+  const { freezeTimeout: freezeTimeoutMs, freezeLimit: freezeLimitMs, json, ...rest } = flags;
   using interrupt = new InterruptScope();
   const { signal } = interrupt;
-  const result = await preDumpProcess(pid, { ...rest, freezeTimeoutMs: freezeTimeout, signal });
+  const result = await preDumpProcess(pid, { ...rest, freezeTimeoutMs, freezeLimitMs, signal });
   await (json ? writeJson(result) : writeOut(renderPreDump(result)));
 }

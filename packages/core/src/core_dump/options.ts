@@ -50,6 +50,7 @@ const DUMP_OPTIONS = [
   'consistency',
   'force',
   'freezeTimeoutMs',
+  'freezeLimitMs',
 ] as const;
 
 const stream = v.pipe(v.custom<Writable>(isWritable), v.description('a stream'));

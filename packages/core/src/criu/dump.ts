@@ -54,6 +54,7 @@ export async function throughImage<Value>(
     return value;
   } catch (error) {
     await dumped?.result.held?.resume().catch(() => {});
+    if (image?.left) output.leave();
     // What went wrong first is what the caller must learn.
     await image?.discard().catch(() => {});
     await output.discard().catch(() => {});

@@ -1,8 +1,13 @@
 import { access, constants, mkdir, readdir, rmdir, stat, unlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { leaveBehind } from '@sluice/workers';
 import { fromNative, SluiceError } from '../errors.js';
 import { isImageFile, isRoundDir, MANIFEST_FILE, MAX_ROUND, roundDir } from './layout.js';
 import { syncDirectory } from './writer.js';
+
+/** Long enough for a file system that does not hang any more. */
+const HUNG_MS = 1000;
 
 /** An empty directory for an image. */
 export interface ImageDir {
@@ -24,6 +29,9 @@ export interface ImageDir {
   clear(): Promise<void>;
   /** As the function `createRoundDir`, in this directory. */
   createRound(round: number): Promise<ImageDir>;
+  /** Its file system hangs: from here on nothing waits for it for long. */
+  leave(): void;
+  readonly left: boolean;
 }
 
 /**
@@ -86,11 +94,24 @@ interface Discarded {
 }
 
 function imageDirOf(dir: string, what: Discarded): ImageDir {
+  let left = false;
+  const remove = async (removed: Discarded) => {
+    const removing = discard(dir, removed);
+    if (!left) return removing;
+    leaveBehind(removing);
+    return Promise.race([removing, sleep(HUNG_MS)]);
+  };
   return {
     dir,
     created: what.created,
-    discard: () => discard(dir, what),
-    clear: () => discard(dir, { ...what, created: false, rounds: false }),
+    discard: () => remove(what),
+    clear: () => remove({ ...what, created: false, rounds: false }),
+    leave() {
+      left = true;
+    },
+    get left() {
+      return left;
+    },
     createRound: (round) => createRoundDir(dir, round),
   };
 }

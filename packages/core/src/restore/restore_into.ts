@@ -1,6 +1,7 @@
 /** Takes a live process back to what an image of it holds. */
 import { readlink } from 'node:fs/promises';
 import { addon } from '@sluice/native';
+import { leaveBehind } from '@sluice/workers';
 import { fromNative, SluiceError, throwIfAborted, withThawed } from '../errors.js';
 import { type Image, openImage } from '../image/index.js';
 import { identify } from '../session/identify.js';
@@ -84,6 +85,7 @@ async function restoreFrom(
   throwIfAborted(options.signal);
   const { startTimeTicks } = identify(pid);
   const opened = typeof image === 'string' ? await openImage(image) : undefined;
+  let hangs = false;
   try {
     const source = opened ?? (image as Image);
     const wanted = await findProcess(source, pid, startTimeTicks);
@@ -106,9 +108,22 @@ async function restoreFrom(
       total_time: Math.round((performance.now() - startedMs) * 1000),
       warnings: [...changes, ...native.warnings, ...warnings],
     };
+  } catch (error) {
+    hangs = isOfLimit(error);
+    throw error;
   } finally {
-    await opened?.close();
+    const closed = opened?.close() ?? Promise.resolve();
+    if (hangs) leaveBehind(closed);
+    else await closed;
   }
+}
+
+/** The disk that the image is on may hang. */
+function isOfLimit(error: unknown): boolean {
+  return (
+    SluiceError.isSluiceError(error) &&
+    (error.code === 'ERR_SLUICE_FREEZE_LIMIT' || isOfLimit(error.cause))
+  );
 }
 
 /** The process in the image, if it is the one that has this pid now. */

@@ -8,6 +8,9 @@ import type { ManifestProcess, ManifestState } from '../image/manifest.js';
 import type { ResolvedRestoreOptions } from '../session/options.js';
 import { overlaps, readRanges, storedRanges } from './ranges.js';
 
+/** Between looks whether the limit of the freeze has passed. */
+const LOOK_MS = 250;
+
 /** A process in an image, with all that a restore needs. */
 export type RestorableProcess = ManifestProcess & { state: ManifestState };
 
@@ -25,7 +28,7 @@ export interface RestoreOutcome {
 export async function runRestore(
   image: Image,
   wanted: RestorableProcess,
-  { shared, freezeTimeoutMs, signal }: ResolvedRestoreOptions,
+  { shared, freezeTimeoutMs, freezeLimitMs, signal }: ResolvedRestoreOptions,
 ): Promise<RestoreOutcome> {
   const { pid, startTimeTicks, vmas, threads } = wanted;
   const { signalActions, ignoredSignals, descriptors } = wanted.state;
@@ -43,6 +46,7 @@ export async function runRestore(
     stored: flatRanges(stored),
     leftOut: flatRanges(wanted.leftOut),
     freezeTimeoutMs,
+    freezeLimitMs,
   });
   const cancel = () => addon.restoreCancel(handle);
   signal?.addEventListener('abort', cancel, { once: true });
@@ -54,14 +58,14 @@ export async function runRestore(
         await worker.call('restoreCheck', handle);
         throwIfAborted(signal);
         const fixed = await worker.call('restoreFreeze', handle);
-        await checkFixed(image, wanted, stored, fixed, worker, handle);
+        await withinLimit(handle, pid, checkFixed(image, wanted, stored, fixed, worker, handle));
         throwIfAborted(signal);
       } catch (error) {
         throw isCancelled(error) && signal?.aborted ? new AbortError(signal.reason) : error;
       }
       await worker.call('restoreApply', handle);
       try {
-        await writePages(image, pid, stored, worker, handle);
+        await withinLimit(handle, pid, writePages(image, pid, stored, worker, handle));
         await worker.call('restoreFinish', handle);
       } catch (error) {
         throw incomplete(pid, error);
@@ -123,6 +127,28 @@ async function checkFixed(
       }
       at += BigInt(bytes.length);
     }
+  }
+}
+
+/** The disk that the image is on may hang: then the process goes on, and nobody waits for the pages. */
+async function withinLimit<Value>(
+  handle: number,
+  pid: number,
+  work: Promise<Value>,
+): Promise<Value> {
+  let timer: NodeJS.Timeout | undefined;
+  const passed = new Promise<never>((_, reject) => {
+    const look = () => {
+      if (!addon.restoreLimitPassed(handle)) return;
+      const message = `Process ${pid} stood frozen for too long without being restored, and runs again`;
+      reject(new SluiceError('ERR_SLUICE_FREEZE_LIMIT', message, { pid }));
+    };
+    timer = setInterval(look, LOOK_MS);
+  });
+  try {
+    return await Promise.race([work, passed]);
+  } finally {
+    clearInterval(timer);
   }
 }
 

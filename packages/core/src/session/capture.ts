@@ -10,7 +10,7 @@ import type {
 import { addon } from '@sluice/native';
 import { type Crew, createCrew } from '@sluice/workers';
 import PQueue from 'p-queue';
-import { fromNative, SluiceError } from '../errors.js';
+import { fromNative, SluiceError, withThawed } from '../errors.js';
 import type { ImageDir } from '../image/index.js';
 import type { ProgressMeter } from './dump_run.js';
 import type { HeldSession, Release } from './held.js';
@@ -80,7 +80,8 @@ export async function captureTarget(
   signal: AbortSignal,
   meter: ProgressMeter,
 ): Promise<Captured> {
-  const { lanes, drains, budgetBytes, capture, io, force, freezeTimeoutMs } = options;
+  const { lanes, drains, budgetBytes, capture, io, force } = options;
+  const { freezeTimeoutMs, freezeLimitMs } = options;
   const { pid } = identity;
   const { dir } = imageDir;
   const tracker = options.rounds === 0 ? 'none' : options.tracker;
@@ -106,6 +107,7 @@ export async function captureTarget(
       handOver,
       known,
       freezeTimeoutMs,
+      freezeLimitMs: freezeLimitMs ?? 0,
     },
     signal,
   );
@@ -123,6 +125,7 @@ export async function captureTarget(
   } finally {
     meter.disconnect();
     await dump.end();
+    if (session.hung) imageDir.leave();
   }
 }
 
@@ -206,15 +209,28 @@ class RunningDump {
     this.#held = true;
     this.#crew?.keepAlive(false);
     this.#session.detachSignal();
-    return { pid: this.#session.pid, release: (how) => this.#release(how) };
+    return {
+      pid: this.#session.pid,
+      check: () => this.#checkHeld(),
+      release: (how) => this.#release(how),
+    };
   }
 
   /** Always to be called, unless the target is held. Never rejects. */
   async end(): Promise<void> {
     if (this.#held) return;
     await this.#detachOnce();
-    await this.#crew?.close();
+    await this.#crew?.close(this.#session.hung);
     this.#session.close();
+  }
+
+  async #checkHeld(): Promise<void> {
+    const { handle, pid } = this.#session;
+    try {
+      await this.#crew?.control.call('controlRequireHeld', handle);
+    } catch (error) {
+      throw withThawed(fromNative(error, { pid }), true);
+    }
   }
 
   async #release(how: Release): Promise<void> {
@@ -223,7 +239,7 @@ class RunningDump {
       crew?.keepAlive(true);
       await crew?.control.call('controlRelease', this.#session.handle, how);
     } catch (error) {
-      throw fromNative(error, { pid: this.#session.pid });
+      throw withThawed(fromNative(error, { pid: this.#session.pid }), true);
     } finally {
       this.#held = false;
       await this.end();
@@ -238,7 +254,9 @@ class RunningDump {
     return this.#session.all(
       Array.from({ length: drains }, (_, drain) =>
         this.#queue.add(() =>
-          pool.call('drainSeal', this.#session.handle, drain, round, pieceBytes, durable),
+          this.#session.mayHang(
+            pool.call('drainSeal', this.#session.handle, drain, round, pieceBytes, durable),
+          ),
         ),
       ),
     );
@@ -265,7 +283,7 @@ class RunningDump {
     const ended = await Promise.allSettled(
       crew.lanes
         .slice(0, this.#lanesTouched)
-        .map((lane, index) => lane.call('laneDetach', handle, index)),
+        .map((lane, index) => this.#session.mayHang(lane.call('laneDetach', handle, index))),
     );
     const warnings = ended.flatMap((outcome, index) =>
       outcome.status === 'rejected'

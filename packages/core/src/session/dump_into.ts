@@ -33,7 +33,11 @@ export async function dumpInto(
     held = captured.held;
     throwIfAborted(signal);
     meter.enter('publish');
-    for (const image of imagesOf(captured, identity.pid, options)) await writeImage(image);
+    for (const image of imagesOf(captured, identity.pid, options)) {
+      // The last one makes all of it valid: for a target that goes on already it would be a lie.
+      await held?.check();
+      await writeImage(image);
+    }
     return { captured, result: summarize(captured, identity.pid, options, meter.elapsedMs) };
   } catch (error) {
     await held?.release('resume').catch(() => {});

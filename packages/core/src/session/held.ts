@@ -6,6 +6,8 @@ export type Release = 'resume' | 'stopped' | 'kill';
 /** What a handle needs of the session behind it. Must not refer to the handle. */
 export interface HeldSession {
   pid: number;
+  /** @throws `ERR_SLUICE_FREEZE_LIMIT` if it goes on already. */
+  check(): Promise<void>;
   /** Lets the target go in this way, cleans up and ends the session. */
   release(how: Release): Promise<void>;
 }
@@ -17,7 +19,8 @@ const lost = new FinalizationRegistry<HeldSession>((session) => {
 
 /**
  * The handle of a frozen target. Whatever is called first counts. The target goes on if the handle is
- * lost, or if the dumping process ends.
+ * lost, if the dumping process ends, or at the option `freezeLimitMs`. After that nothing is done to it, and
+ * all calls reject with `ERR_SLUICE_FREEZE_LIMIT`.
  */
 export class HeldTarget implements AsyncDisposable {
   readonly pid: number;
@@ -48,7 +51,11 @@ export class HeldTarget implements AsyncDisposable {
 
   /** Lets it go on, if it is still held. */
   async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#released === undefined) await this.resume();
+    if (this.#released !== undefined) return;
+    await this.resume().catch((error: unknown) => {
+      if (!SluiceError.isSluiceError(error) || error.code !== 'ERR_SLUICE_FREEZE_LIMIT')
+        throw error;
+    });
   }
 
   toJSON(): { pid: number } {

@@ -2,10 +2,14 @@
  * A session of the addon with one rule for failure: the first thing that goes wrong ends everything,
  * all calls come back, and that first error is the one that counts.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { addon, type NativeSessionOptions, type OpenedTarget } from '@sluice/native';
 import { WorkerDiedError } from '@sluice/workers';
 import { AbortError, fromNative, SluiceError, withThawed } from '../errors.js';
 import type { Counters } from './dump_run.js';
+
+/** In which a call comes back that is told to end, unless it hangs in the kernel. */
+const HANG_MS = 4000;
 
 const openSessions = new Set<NativeSession>();
 
@@ -25,6 +29,8 @@ export class NativeSession {
   readonly #onAbort = () => this.fail(new AbortError(this.#signal.reason));
   #failure: Error | undefined;
   #cancelled = false;
+  #ending = new Ending();
+  #hung = false;
 
   /**
    * Opens a session. Nothing in the target is touched yet.
@@ -58,7 +64,34 @@ export class NativeSession {
   cancel(): void {
     if (this.#cancelled) return;
     this.#cancelled = true;
+    this.#ending.begin();
     addon.sessionCancel(this.handle);
+  }
+
+  /** Whether calls were left behind that hang. */
+  get hung(): boolean {
+    return this.#hung;
+  }
+
+  /**
+   * What comes of a call that may hang in the kernel, on a dead disk: once the calls beside it are to end, it
+   * is left behind after a while.
+   *
+   * @throws What it throws; `ERR_SLUICE_CANCELLED` when it is left behind.
+   */
+  async mayHang<Value>(call: Promise<Value>): Promise<Value> {
+    const over = new AbortController();
+    const leave = async (): Promise<never> => {
+      await this.#ending.begun;
+      await sleep(HANG_MS, undefined, { signal: over.signal });
+      this.#hung = true;
+      throw new SluiceError('ERR_SLUICE_CANCELLED', 'A thread hangs in a system call');
+    };
+    try {
+      return await Promise.race([call, leave()]);
+    } finally {
+      over.abort();
+    }
   }
 
   /** The error that counts, saying whether the target runs. Undefined while all is well. */
@@ -101,15 +134,19 @@ export class NativeSession {
         call.catch((error) => {
           // The others would wait for a thread that is gone.
           if (error instanceof WorkerDiedError) this.fail(error);
+          this.#ending.begin();
           throw error;
         }),
       ),
     );
-    this.check();
     const errors = outcomes.flatMap((outcome) =>
       outcome.status === 'rejected' ? [fromNative(outcome.reason, { pid: this.pid })] : [],
     );
-    return errors.find((error) => !isCancelled(error)) ?? errors[0];
+    const first = errors.find((error) => !isCancelled(error)) ?? errors[0];
+    if (this.#hung) this.fail(first);
+    this.check();
+    this.#ending = new Ending();
+    return first;
   }
 
   /** `all` for a single call. */
@@ -133,6 +170,22 @@ export class NativeSession {
     openSessions.delete(this);
     if (openSessions.size === 0) process.removeListener('exit', cancelAll);
     addon.sessionClose(this.handle);
+  }
+}
+
+/** The moment from which on calls are to come back. */
+class Ending {
+  readonly begun: Promise<void>;
+  #begin: () => void = () => {};
+
+  constructor() {
+    this.begun = new Promise((resolve) => {
+      this.#begin = resolve;
+    });
+  }
+
+  begin(): void {
+    this.#begin();
   }
 }
 

@@ -76,6 +76,12 @@ export interface DumpOptions {
   force?: boolean | undefined;
   /** Give up when not all threads stand still after this time, 1 to 60,000. Default 1000. */
   freezeTimeoutMs?: number | undefined;
+  /**
+   * The target is never frozen for longer than this, 1 to 3,600,000: then it goes on, whatever hangs, and the
+   * dump fails with `ERR_SLUICE_FREEZE_LIMIT`. Default 10,000; none with `after: 'stop'`, where a target that
+   * is held goes on by itself when the limit is reached.
+   */
+  freezeLimitMs?: number | undefined;
   /** Ends the dump: it rejects with `AbortError` after the target runs again. */
   signal?: AbortSignal | undefined;
   logger?: Logger | undefined;
@@ -92,6 +98,8 @@ export interface ResolvedDumpOptions {
   checksum: 'crc32c' | 'none';
   budgetBytes: number;
   freezeTimeoutMs: number;
+  /** Undefined: none. */
+  freezeLimitMs: number | undefined;
   rounds: 'auto' | number;
   freezeBudgetMs: number | undefined;
   timeLimitMs: number | undefined;
@@ -137,6 +145,7 @@ const GIBI = 1024 * MEBI;
 /** Each is an image in the chain; with the final one it stays below what a reader follows. */
 const MOST_ROUNDS = 250;
 const HIGHEST_PID = 2 ** 22;
+const FREEZE_LIMIT_MS = 10_000;
 
 const LOGGER_FUNCTIONS = ['debug', 'info', 'warn', 'error'] as const;
 
@@ -182,6 +191,7 @@ export const dumpFields = {
   checksum: v.optional(oneOf('crc32c', 'none'), 'crc32c'),
   budgetBytes: v.optional(whole(MEBI, GIBI), 64 * MEBI),
   freezeTimeoutMs: v.optional(whole(1, 60_000), 1000),
+  freezeLimitMs: v.optional(whole(1, 3_600_000)),
   rounds: v.optional(
     v.pipe(
       v.union([v.literal('auto'), whole(0, MOST_ROUNDS)]),
@@ -233,7 +243,7 @@ export function resolveTargetOptions(value: unknown): TargetOptions {
  * @throws `ERR_SLUICE_OPTION`, naming the option, what was expected and what came.
  */
 export function resolveDumpOptions(value: unknown): ResolvedDumpOptions {
-  const { signal, logger, freezeBudgetMs, timeLimitMs, ...rest } = parse(
+  const { signal, logger, freezeBudgetMs, timeLimitMs, freezeLimitMs, ...rest } = parse(
     v.strictObject(dumpFields),
     value,
   );
@@ -251,7 +261,9 @@ export function resolveDumpOptions(value: unknown): ResolvedDumpOptions {
     );
   }
   const internal = { handOver: undefined, durable: true, placed: undefined };
-  return { ...rest, freezeBudgetMs, timeLimitMs, signal, logger, ...internal };
+  const limit = freezeLimitMs ?? (rest.after === 'resume' ? FREEZE_LIMIT_MS : undefined);
+  const own = { freezeBudgetMs, timeLimitMs, freezeLimitMs: limit, signal, logger };
+  return { ...rest, ...own, ...internal };
 }
 
 /** Options of a restore. All have defaults. */
@@ -268,6 +280,12 @@ export interface RestoreOptions {
   shared?: boolean | undefined;
   /** Give up when not all threads stand still after this time, 1 to 60,000. Default 1000. */
   freezeTimeoutMs?: number | undefined;
+  /**
+   * The process does not stay frozen for longer than this without anything being done to it, 1 to 3,600,000:
+   * then it goes on, whatever hangs. The restore fails with `ERR_SLUICE_FREEZE_LIMIT` if nothing was changed,
+   * else with `ERR_SLUICE_RESTORE_INCOMPLETE`. Default 10,000.
+   */
+  freezeLimitMs?: number | undefined;
   /** Ends the restore as long as nothing has been changed: it rejects with `AbortError`. */
   signal?: AbortSignal | undefined;
   logger?: Logger | undefined;
@@ -278,6 +296,7 @@ export interface ResolvedRestoreOptions {
   force: boolean;
   shared: boolean;
   freezeTimeoutMs: number;
+  freezeLimitMs: number;
   signal: AbortSignal | undefined;
   logger: Logger | undefined;
 }
@@ -288,17 +307,25 @@ export interface ResolvedRestoreOptions {
  * @throws `ERR_SLUICE_OPTION`, naming the option, what was expected and what came.
  */
 export function resolveRestoreOptions(value: unknown): ResolvedRestoreOptions {
-  const { freezeTimeoutMs, signal, logger } = dumpFields;
-  const fields = { force: off, shared: off, freezeTimeoutMs, signal, logger };
+  const { freezeTimeoutMs, freezeLimitMs, signal, logger } = dumpFields;
+  const fields = { force: off, shared: off, freezeTimeoutMs, freezeLimitMs, signal, logger };
   const resolved = parse(v.strictObject(fields), value);
-  return { ...resolved, signal: resolved.signal, logger: resolved.logger };
+  const limit = resolved.freezeLimitMs ?? FREEZE_LIMIT_MS;
+  return { ...resolved, freezeLimitMs: limit, signal: resolved.signal, logger: resolved.logger };
 }
 
 /** Options of a pre-dump. Only `imagesDir` has no default. */
 export interface PreDumpOptions
   extends Pick<
     DumpOptions,
-    'capture' | 'io' | 'budgetBytes' | 'force' | 'freezeTimeoutMs' | 'signal' | 'logger'
+    | 'capture'
+    | 'io'
+    | 'budgetBytes'
+    | 'force'
+    | 'freezeTimeoutMs'
+    | 'freezeLimitMs'
+    | 'signal'
+    | 'logger'
   > {
   /** Directory for the images. Must not exist, or be empty. */
   imagesDir: string;
@@ -317,8 +344,18 @@ export interface PreDumpOptions
 export function resolvePreDumpOptions(
   value: unknown,
 ): ResolvedDumpOptions & { prevImagesDir: string | undefined } {
-  const { capture, io, budgetBytes, force, freezeTimeoutMs, signal, logger } = dumpFields;
-  const fields = { capture, io, budgetBytes, force, freezeTimeoutMs, signal, logger };
+  const { capture, io, budgetBytes, force, freezeTimeoutMs, freezeLimitMs, signal, logger } =
+    dumpFields;
+  const fields = {
+    capture,
+    io,
+    budgetBytes,
+    force,
+    freezeTimeoutMs,
+    freezeLimitMs,
+    signal,
+    logger,
+  };
   const preDump = { imagesDir: path, prevImagesDir: v.optional(path), ...fields };
   const { imagesDir, prevImagesDir, ...rest } = parse(v.strictObject(preDump), value);
   // Pages come to a shard by address then, as CRIU has them, and need not be copied once more.

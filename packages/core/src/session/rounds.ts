@@ -20,6 +20,7 @@ const FATAL = new Set([
   'ERR_SLUICE_ALREADY_TRACED',
   'ERR_SLUICE_PERMISSION',
   'ERR_SLUICE_FREEZE_TIMEOUT',
+  'ERR_SLUICE_FREEZE_LIMIT',
   'ERR_SLUICE_DISK_FULL',
   'ERR_SLUICE_OUTPUT_NOT_WRITABLE',
   'ERR_SLUICE_DIRECT_IO_UNAVAILABLE',
@@ -249,14 +250,16 @@ export class RoundRunner {
     // Control comes last: it waits in native code until the others stand at the gate.
     return [
       ...this.#onEachDrain((drain) => drains.call('drainRun', handle, drain, first, last)),
-      ...lanes.map((lane, index) => lane.call('laneCapture', handle, index, first, last)),
+      ...lanes.map((lane, index) =>
+        this.#session.mayHang(lane.call('laneCapture', handle, index, first, last)),
+      ),
       control.call('controlCapture', handle, first, last, this.#options.after),
     ];
   }
 
   #onEachDrain<Value>(job: (drain: number) => Promise<Value>): Promise<Value>[] {
     return Array.from({ length: this.#options.drains }, (_, drain) =>
-      this.#queue.add(() => job(drain)),
+      this.#queue.add(() => this.#session.mayHang(job(drain))),
     );
   }
 

@@ -2,6 +2,7 @@
 // tests.
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 #include "addon/api.h"
 #include "addon/state_values.h"
@@ -119,6 +120,7 @@ Napi::Value set_faults_js(const Napi::CallbackInfo& info) {
       fault.errnum = static_cast<int>(integer_of(item, "errno"));
       fault.cap_bytes = static_cast<uint64_t>(integer_of(item, "capBytes"));
       fault.copy = text_of(item, "mode") == "copy";
+      fault.hang = text_of(item, "mode") == "hang";
       faults.push_back(fault);
     }
     sys::set_faults(std::move(faults));
@@ -161,6 +163,14 @@ Napi::Value step_counts_js(const Napi::CallbackInfo& info) {
   return result;
 }
 
+Napi::Value faults_hit_js(const Napi::CallbackInfo& info) {
+  return number(info.Env(), sys::faults_hit());
+}
+
+Napi::Value end_process_js(const Napi::CallbackInfo& info) {
+  ::_exit(info[0].As<Napi::Number>().Int32Value());
+}
+
 }  // namespace
 
 Napi::Object mapping_to_js(Napi::Env env, const Mapping& mapping) {
@@ -193,6 +203,8 @@ void add_inspect_api(Napi::Env env, Napi::Object exports) {
   add_function(env, exports, "setFaults", set_faults_js);
   add_function(env, exports, "watchSteps", watch_steps_js);
   add_function(env, exports, "stepCounts", step_counts_js);
+  add_function(env, exports, "faultsHit", faults_hit_js);
+  add_function(env, exports, "endProcess", end_process_js);
 }
 
 }  // namespace sluice::addon

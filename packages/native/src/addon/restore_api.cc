@@ -118,6 +118,7 @@ Napi::Value restore_open(const Napi::CallbackInfo& info) {
     options.stored = ranges_of(given.Get("stored"));
     options.left_out = ranges_of(given.Get("leftOut"));
     options.shared = given.Get("shared").ToBoolean();
+    options.freeze_limit_ms = static_cast<uint64_t>(integer_of(given, "freezeLimitMs"));
     options.freeze_timeout_ms = static_cast<uint64_t>(integer_of(given, "freezeTimeoutMs"));
     return number(env, g_restores.add(std::make_shared<RestoreSession>(std::move(options))));
   });
@@ -137,6 +138,10 @@ Napi::Value restore_result(const Napi::CallbackInfo& info, RestoreSession* resto
   set("frozenUs", result.frozen_us);
   object.Set("warnings", texts(env, result.warnings));
   return object;
+}
+
+Napi::Value restore_limit_passed(const Napi::CallbackInfo& info, RestoreSession* restore) {
+  return Napi::Boolean::New(info.Env(), restore->limit_passed());
 }
 
 Napi::Value restore_freeze(const Napi::CallbackInfo& info, RestoreSession* restore) {
@@ -166,6 +171,7 @@ void add_restore_api(Napi::Env env, Napi::Object exports) {
   add_function(env, exports, "restoreOpen", restore_open);
   add_function(env, exports, "restoreClose", close_handle<g_restores>);
   add_function(env, exports, "restoreCancel", on<g_restores, &RestoreSession::cancel>);
+  add_function(env, exports, "restoreLimitPassed", on<g_restores, restore_limit_passed>);
   add_function(env, exports, "restoreResult", on<g_restores, restore_result>);
   add_function(env, exports, "restoreAttach", on<g_restores, &RestoreSession::attach>);
   add_function(env, exports, "restoreCheck", on<g_restores, &RestoreSession::check>);

@@ -79,6 +79,7 @@ Napi::Value session_open(const Napi::CallbackInfo& info) {
     options.dir = text_of(given, "dir");
     options.tracker = tracker_mode(text_of(given, "tracker"));
     options.freeze_timeout_ms = static_cast<uint64_t>(integer_of(given, "freezeTimeoutMs"));
+    options.freeze_limit_ms = static_cast<uint64_t>(integer_of(given, "freezeLimitMs"));
     options.consistency = consistency_of(text_of(given, "consistency"));
     options.hand_over = given.Get("handOver").ToBoolean();
     options.force = given.Get("force").ToBoolean();
@@ -305,6 +306,8 @@ void add_session_api(Napi::Env env, Napi::Object exports) {
   add_function(env, exports, "controlPrepare", on<g_sessions, control_prepare>);
   add_function(env, exports, "controlCapture", on<g_sessions, control_capture>);
   add_function(env, exports, "controlRelease", on<g_sessions, control_release>);
+  add_function(env, exports, "controlRequireHeld",
+               on<g_sessions, &DumpSession::control_require_held>);
   add_function(env, exports, "controlDetach", on<g_sessions, control_detach>);
   add_function(env, exports, "laneAttach", on<g_sessions, lane_attach>);
   add_function(env, exports, "laneTrack", on<g_sessions, lane_track>);

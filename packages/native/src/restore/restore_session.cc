@@ -57,12 +57,16 @@ void RestoreSession::attach() {
   target_.claim();
   memory_ = std::make_unique<TargetMemory>(options_.pid);
   scan_ = PageScan::open(options_.pid);
-  tracer_ = std::make_unique<TracerTask>();
+  tracer_ = std::make_unique<TracerTask>(&limit_);
   try {
+    renew_limit();
     tracer_->run([&] { start_helper(); });
+    limit_.clear();
   } catch (...) {
+    cut_off_ = !tracer_->alive();
     // Whatever a failed attempt still traces is let go by the end of the tracer task.
     tracer_.reset();
+    limit_.clear();
     throw;
   }
 }
@@ -163,9 +167,28 @@ void RestoreSession::check_memory() {
   calls_->open_files(plan_, flagged_maps_);
 }
 
+void RestoreSession::renew_limit() {
+  limit_.set(Clock::now() + std::chrono::milliseconds(options_.freeze_limit_ms));
+}
+
+// A step, for which there is as much time as until the next one.
+template <typename Work>
+auto RestoreSession::run_frozen(Work&& work) {
+  // Not here: a task that waits for too long has ended, whatever this thread would like.
+  const auto step = [&] {
+    struct Renew {
+      RestoreSession* session;
+      ~Renew() { session->renew_limit(); }
+    } renew{this};
+    renew_limit();
+    return work();
+  };
+  return tracer_->run(step);
+}
+
 std::vector<PageRange> RestoreSession::freeze() {
   try {
-    return tracer_->run([&] {
+    return run_frozen([&] {
       stop_all();
       threads_->check();
       descriptors_.check();
@@ -224,6 +247,7 @@ std::unique_ptr<RemoteThread> RestoreSession::lend_thread() {
 void RestoreSession::abandon() {
   try {
     tracer_->run([&] {
+      limit_.clear();
       threads_.reset();
       freeze_.reset();
       writer_.reset();
@@ -234,14 +258,20 @@ void RestoreSession::abandon() {
       }
     });
   } catch (const Error&) {
-    // Whatever it traced is free.
+    // Whatever it traced is free, and the helper has died.
+    if (freeze_) {
+      freeze_->abandon();
+    }
+    if (helper_) {
+      remains_.push_back({helper_->pid(), helper_->scratch()});
+    }
   }
   tracer_.reset();
 }
 
 bool RestoreSession::holds(RemotePtr address, std::span<const uint8_t> bytes) {
   std::vector<uint8_t> now(bytes.size());
-  if (!memory_->read(address, now.data(), now.size())) {
+  if (!run_frozen([&] { return memory_->read(address, now.data(), now.size()); })) {
     // Not a difference, if it has no memory any more.
     if (target_.is_found_ended()) {
       throw Error("TARGET_EXITED", options_.pid, "", 0, "it ended while it was restored");
@@ -252,36 +282,44 @@ bool RestoreSession::holds(RemotePtr address, std::span<const uint8_t> bytes) {
 }
 
 void RestoreSession::apply() {
-  tracer_->run([&] {
-    const auto lend = [this] { return lend_thread(); };
-    actions_->restore(lend, helper_.get());
-    try {
-      calls_->make_all(plan_);
-    } catch (const Error& error) {
-      if (!error.is("RESTORE_INCOMPLETE")) {
-        actions_->undo(lend, helper_.get());
-      }
-      throw;
-    }
-    try {
-      calls_->join_pieces(maps(), options_.left_out, gadgets_);
-      require_mapped(options_.pid, maps(), options_.vmas, calls_->heap_bounds());
-      PageDropper dropper(options_.pid, kept_, scan_.get(), calls_.get(), writer_.get());
-      for (const WantedVma& vma : options_.vmas) {
-        result_.pages_dropped += dropper.drop(vma);
-        steps::at(steps::Step::kPagesDropped);
-      }
-    } catch (const Error& error) {
-      throw incomplete(error);
-    }
-  });
+  try {
+    run_frozen([&] { change(); });
+  } catch (const Error& error) {
+    // Ended somewhere on the way.
+    throw error.is("FREEZE_LIMIT") ? incomplete(error) : error;
+  }
   result_.mappings = calls_->done();
   result_.warnings = calls_->done().warnings;
   std::ranges::copy(descriptors_.warnings(), std::back_inserter(result_.warnings));
 }
 
+void RestoreSession::change() {
+  const auto lend = [this] { return lend_thread(); };
+  actions_->restore(lend, helper_.get());
+  try {
+    calls_->make_all(plan_);
+  } catch (const Error& error) {
+    if (!error.is("RESTORE_INCOMPLETE")) {
+      actions_->undo(lend, helper_.get());
+    }
+    throw;
+  }
+  try {
+    calls_->join_pieces(maps(), options_.left_out, gadgets_);
+    require_mapped(options_.pid, maps(), options_.vmas, calls_->heap_bounds());
+    PageDropper dropper(options_.pid, kept_, scan_.get(), calls_.get(), writer_.get());
+    for (const WantedVma& vma : options_.vmas) {
+      renew_limit();
+      result_.pages_dropped += dropper.drop(vma);
+      steps::at(steps::Step::kPagesDropped);
+    }
+  } catch (const Error& error) {
+    throw incomplete(error);
+  }
+}
+
 void RestoreSession::write(const std::vector<PageRange>& ranges, std::span<const uint8_t> bytes) {
-  tracer_->run([&] {
+  run_frozen([&] {
     try {
       result_.pages_written += writer_->write(ranges, bytes);
       steps::at(steps::Step::kPagesWritten);
@@ -292,7 +330,7 @@ void RestoreSession::write(const std::vector<PageRange>& ranges, std::span<const
 }
 
 void RestoreSession::finish() {
-  tracer_->run([&] {
+  run_frozen([&] {
     try {
       descriptors_.restore();
       threads_->restore();
@@ -304,12 +342,21 @@ void RestoreSession::finish() {
 
 void RestoreSession::thaw() {
   if (freeze_ && tracer_) {
-    tracer_->run([&] {
-      freeze_->thaw();
-      result_.frozen_us = freeze_->frozen_us();
-      threads_.reset();
-      freeze_.reset();
-    });
+    try {
+      tracer_->run([&] {
+        freeze_->thaw();
+        limit_.clear();
+      });
+    } catch (const Error& error) {
+      // All is done to it, and it goes on.
+      if (!error.is("FREEZE_LIMIT")) {
+        throw;
+      }
+      freeze_->abandon();
+    }
+    result_.frozen_us = freeze_->frozen_us();
+    threads_.reset();
+    freeze_.reset();
   }
 }
 
@@ -317,7 +364,7 @@ std::vector<std::string> RestoreSession::detach() {
   if (tracer_) {
     abandon();
   }
-  return remove_last_remains(target_, std::move(remains_));
+  return remove_last_remains(target_, std::move(remains_), cut_off_);
 }
 
 }  // namespace sluice

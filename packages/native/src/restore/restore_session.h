@@ -10,7 +10,8 @@
 //   thaw
 //   detach   the helper is ended; always to be called
 //
-// From `apply` on, failure leaves the process half restored. detach() thaws in any case.
+// From `apply` on, failure leaves the process half restored. detach() thaws in any case, and so
+// does the limit of the freeze, if the next step is not called in time or hangs.
 #pragma once
 
 #include <sys/types.h>
@@ -49,6 +50,8 @@ struct RestoreOptions {
   // Even where other processes would see shared memory change.
   bool shared = false;
   uint64_t freeze_timeout_ms = 0;
+  // How long the process may stay frozen without anything being done to it.
+  uint64_t freeze_limit_ms = 0;
 };
 
 struct RestoreResult {
@@ -70,6 +73,8 @@ class RestoreSession {
 
   // Any thread: freezing is given up. What has been begun after that is brought to its end.
   void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
+  // Any thread: the limit has ended the freeze.
+  bool limit_passed() const { return limit_.passed(); }
   const RestoreResult& result() const { return result_; }
   // What is really behind a failure: with a process that ended, calls fail in many ways.
   Error explain(const Error& error) const;
@@ -78,14 +83,16 @@ class RestoreSession {
   void attach();
   // Worker. Throws RESTORE_MISMATCH, FILE_CHANGED.
   void check();
-  // Worker. Throws the same, CANCELLED, FREEZE_TIMEOUT; then the process runs. Returns the parts of
-  // the memory that cannot be written: what is stored of them must hold() before apply().
+  // Worker. Throws the same, CANCELLED, FREEZE_TIMEOUT, FREEZE_LIMIT; then the process runs.
+  // Returns the parts of the memory that cannot be written: what is stored of them must hold()
+  // before apply().
   std::vector<PageRange> freeze();
-  // Worker. The process has these bytes at `address`. Throws TARGET_EXITED.
+  // Worker. The process has these bytes at `address`. Throws TARGET_EXITED, FREEZE_LIMIT.
   bool holds(RemotePtr address, std::span<const uint8_t> bytes);
   // Worker. Throws RESTORE_INCOMPLETE; any other error means that all was put back.
   void apply();
-  // Worker. `bytes` are those of `ranges`, one after the other. Throws RESTORE_INCOMPLETE.
+  // Worker. `bytes` are those of `ranges`, one after the other. Throws RESTORE_INCOMPLETE; this and
+  // finish() throw FREEZE_LIMIT, which means the same.
   void write(const std::vector<PageRange>& ranges, std::span<const uint8_t> bytes);
   // Worker, after all is written. Throws RESTORE_INCOMPLETE.
   void finish();
@@ -98,8 +105,12 @@ class RestoreSession {
   uint64_t bytes_to_add() const;
   void start_helper();
   void raise_limits();
+  void renew_limit();
+  template <typename Work>
+  auto run_frozen(Work&& work);
   void stop_all();
   void abandon();
+  void change();
   std::vector<Mapping> maps() const;
   std::vector<PresentVma> present_vmas();
   void check_memory();
@@ -108,12 +119,14 @@ class RestoreSession {
   RestoreOptions options_;
   std::atomic<bool> cancelled_{false};
   TargetHandle target_;
+  TaskLimit limit_;
   std::unique_ptr<TracerTask> tracer_;
   std::unique_ptr<TargetMemory> memory_;
   std::unique_ptr<PageScan> scan_;
   arch::Gadgets gadgets_;
   std::unique_ptr<Helper> helper_;
   std::vector<HelperRemains> remains_;
+  bool cut_off_ = false;                 // while it started a helper: there may be more remains
   std::unique_ptr<MappingCalls> calls_;  // of the helper
   std::unique_ptr<PageWriter> writer_;
   DescriptorRestorer descriptors_;

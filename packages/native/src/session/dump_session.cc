@@ -55,6 +55,7 @@ DumpSession::DumpSession(const SessionOptions& options) : options_(options), fil
   LaneOptions lane;
   lane.pid = pid;
   lane.mode = options_.capture;
+  lane.freeze_limit_ms = options_.freeze_limit_ms;
   lane.target = &target_;
   lane.slot_bytes = std::max(kPageBytes, std::bit_floor(std::min(kMostSlotBytes, lane_budget)));
   lane.slots = std::max<size_t>(1, lane_budget / lane.slot_bytes);
@@ -155,7 +156,7 @@ Error DumpSession::explain(const Error& error) const {
 
 void DumpSession::control_attach() {
   target_.claim();
-  tracer_ = std::make_unique<TracerTask>();
+  tracer_ = std::make_unique<TracerTask>(&limit_);
 }
 
 std::vector<uint64_t> DumpSession::scratches() const {
@@ -173,8 +174,12 @@ std::vector<std::string> DumpSession::control_detach() {
   for (const auto& lane : lanes_) {
     remains.insert(remains.end(), lane->remains().begin(), lane->remains().end());
   }
-  if (freeze_ && tracer_) {
-    control_release(Release::kResume);
+  try {
+    if (freeze_ && tracer_) {
+      control_release(Release::kResume);
+    }
+  } catch (const Error&) {
+    // It goes on already.
   }
   try {
     if (tracker_) {
@@ -185,7 +190,9 @@ std::vector<std::string> DumpSession::control_detach() {
   }
   tracker_.reset();
   tracer_.reset();
-  return remove_last_remains(target_, std::move(remains));
+  const bool search = std::any_of(lanes_.begin(), lanes_.end(),
+                                  [](const auto& lane) { return lane->was_cut_off(); });
+  return remove_last_remains(target_, std::move(remains), search);
 }
 
 }  // namespace sluice

@@ -46,6 +46,8 @@ struct SessionOptions {
   // Of the image; each round names its own directory.
   std::string dir;
   uint64_t freeze_timeout_ms = 0;
+  // From the first thread stopped to the last one resumed; 0 for no limit.
+  uint64_t freeze_limit_ms = 0;
   TrackerMode tracker = TrackerMode::kNone;
   // Live rounds are to be complete, as for someone who takes the final one in place of this
   // session: they take what nobody writes to as well, and tell what the chain holds after them.
@@ -182,8 +184,11 @@ class DumpSession {
   bool held() const { return freeze_ != nullptr; }
   // Lets a held target go; or leaves it as SIGSTOP would; or kills it.
   enum class Release { kResume, kStopped, kKill };
-  // Returns how long it was frozen, microseconds.
+  // Returns how long it was frozen, microseconds. Throws FREEZE_LIMIT if it goes on already; then
+  // nothing is done to it.
   double control_release(Release how);
+  // Throws FREEZE_LIMIT if a target that is to be held goes on already.
+  void control_require_held();
   std::vector<std::string> control_detach();
 
   LaneAttached lane_attach(size_t lane) { return lanes_.at(lane)->attach(); }
@@ -228,6 +233,7 @@ class DumpSession {
                      TrackerScan* written, std::vector<SurveyItem>* items) const;
   std::unique_ptr<Tracker> make_tracker(TrackerMode mode);
   std::unique_ptr<Freeze> freeze_target(Exchange* exchange);
+  void end_hung_lanes();
   void capture_live(Round* round, bool drains_too);
   void reset_frozen(Round* round);
   void settle_live(Round* round);
@@ -249,6 +255,7 @@ class DumpSession {
   MappedFiles files_;
   std::unique_ptr<Places> places_;
   std::vector<VmFlags> vm_flags_;
+  TaskLimit limit_;  // of control's tracer task, while it freezes the target
   std::unique_ptr<TracerTask> tracer_;
   std::unique_ptr<Freeze> freeze_;  // belongs to the tracer task
   std::unique_ptr<Tracker> tracker_;

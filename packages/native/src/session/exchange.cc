@@ -27,8 +27,14 @@ void Exchange::wait_while_moving(bool frozen, Ready ready) {
     wait(&lock, &progress_, ready);
     return;
   }
+  using Clock = std::chrono::steady_clock;
   uint64_t seen = moves_;
-  while (!progress_.wait_for(lock, kStallLimit, [&] { return over_ || ready(); })) {
+  while (!progress_.wait_until(lock, std::min(Clock::now() + kStallLimit, freeze_ends_),
+                               [&] { return over_ || ready(); })) {
+    if (Clock::now() >= freeze_ends_) {
+      throw Error("FREEZE_LIMIT", 0, "", 0,
+                  "the freeze lasted longer than its limit and was ended; the process runs again");
+    }
     if (moves_ == seen) {
       throw Error("FREEZE_TIMEOUT", 0, "", 0,
                   "no page moved for " + std::to_string(kStallLimit.count()) +
@@ -97,6 +103,11 @@ void Exchange::open_gate(bool drains_too) {
     drains_open_ = true;
     drain_gate_.notify_all();
   }
+}
+
+void Exchange::limit_freeze(std::chrono::steady_clock::time_point until) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  freeze_ends_ = until;
 }
 
 void Exchange::wait_lanes(bool frozen) {

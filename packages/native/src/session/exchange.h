@@ -8,6 +8,7 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -56,9 +57,11 @@ class Exchange {
   // The drains' gate can be left shut, since what they do is not in a hurry while pages are copied;
   // it opens when this is called again, or when a lane has no slots left.
   void open_gate(bool drains_too = true);
+  // Nobody waits for anything longer than this with a frozen target.
+  void limit_freeze(std::chrono::steady_clock::time_point until);
   // Waits until the lanes have fed all they have. Throws CANCELLED, and with a frozen target
-  // FREEZE_TIMEOUT when nothing has moved for long: what is captured may depend on the target
-  // itself (its own userfaultfd or file server), and then only thawing it helps.
+  // FREEZE_LIMIT, and FREEZE_TIMEOUT when nothing has moved for long: what is captured may depend
+  // on the target itself (its own userfaultfd or file server), and then only thawing it helps.
   void wait_lanes(bool frozen);
   // Waits until every slot is drained. Throws the same.
   void wait_drains(bool frozen);
@@ -106,6 +109,7 @@ class Exchange {
   bool lanes_open_ = false;
   bool drains_open_ = false;
   bool over_ = false;
+  std::chrono::steady_clock::time_point freeze_ends_ = std::chrono::steady_clock::time_point::max();
   uint64_t moves_ = 0;  // of slots
   uint64_t pinned_bytes_ = 0;
   uint64_t pinned_peak_bytes_ = 0;

@@ -18,7 +18,7 @@ constexpr std::chrono::milliseconds kAttachLimit{500};
 // The target itself is at fault, so reading from outside would fail as well.
 bool is_about_target(const Error& error) {
   return error.is("TARGET_EXITED") || error.is("NO_SUCH_PROCESS") || error.is("PERMISSION") ||
-         error.is("ALREADY_TRACED");
+         error.is("ALREADY_TRACED") || error.is("FREEZE_LIMIT");
 }
 
 }  // namespace
@@ -27,16 +27,22 @@ bool Lane::uses_vmsplice() const { return helper_ && options_.mode != CaptureMod
 
 LaneAttached Lane::attach() {
   LaneAttached attached;
-  tracer_ = std::make_unique<TracerTask>();
+  tracer_ = std::make_unique<TracerTask>(&limit_);
   memory_ = std::make_unique<TargetMemory>(options_.pid);
   scan_ = PageScan::open(options_.pid);
   if (options_.mode != CaptureMode::kRead || options_.wants_helper) {
     try {
+      if (options_.freeze_limit_ms > 0) {
+        limit_.set(Clock::now() + std::chrono::milliseconds(options_.freeze_limit_ms));
+      }
       tracer_->run([&] { start_helper(&attached); });
+      limit_.clear();
       return attached;
     } catch (const Error& error) {
+      limit_.clear();
+      cut_off_ = !tracer_->alive();
       // Whatever a failed attempt still traces is let go by the end of the tracer task.
-      tracer_ = std::make_unique<TracerTask>();
+      tracer_ = std::make_unique<TracerTask>(&limit_);
       const bool must = options_.mode == CaptureMode::kVmsplice;
       if (is_about_target(error) || (must && error.is("FREEZE_TIMEOUT"))) {
         throw;
@@ -140,6 +146,7 @@ void Lane::make_room(const RoundWork& work, Slots slots) {
 void Lane::capture(const RoundWork& work, const PageRange& share, Slots slots, Exchange* exchange,
                    LaneRound* round) {
   round_ = round;
+  limit_.clear();  // of a round that failed
   try {
     // What is in a pipe by reference must not come to the shard after the target was frozen and has
     // gone on: it would be newer than the freeze.
@@ -180,6 +187,7 @@ void Lane::capture(const RoundWork& work, const PageRange& share, Slots slots, E
   } catch (...) {
     failed_ = true;
     exchange->fail();
+    limit_.clear();
     end_twin();
     throw;
   }
@@ -307,11 +315,15 @@ void Lane::detach() {
   if (!tracer_) {
     return;
   }
+  limit_.clear();
   if (helper_) {
-    tracer_->run([&] {
-      remains_.push_back(helper_->end());
-      helper_.reset();
-    });
+    try {
+      tracer_->run([&] { remains_.push_back(helper_->end()); });
+    } catch (const Error&) {
+      // Its tracer task was ended, and took it along.
+      remains_.push_back({helper_->pid(), helper_->scratch()});
+    }
+    helper_.reset();
   }
   slots_.clear();
   tracker_scan_.reset();

@@ -43,6 +43,8 @@ struct LaneOptions {
   // Start a helper in any case: it is needed for the tracker.
   bool wants_helper = false;
   uint64_t slot_bytes = 0;
+  // For which a thread of the target may be stopped; 0 for no limit.
+  uint64_t freeze_limit_ms = 0;
   const TargetHandle* target = nullptr;
 };
 
@@ -113,8 +115,12 @@ class Lane {
                LaneRound* round);
   // Ends the helper; what remains of it is for control to remove.
   void detach();
+  // Any thread: what the lane is at then is ended, whatever it waits for.
+  void end_work_at(Deadline at) { limit_.set_for_work(at); }
 
   const std::vector<HelperRemains>& remains() const { return remains_; }
+  // A start of a helper was cut off by the limit: there may be more remains.
+  bool was_cut_off() const { return cut_off_; }
   bool has_helper() const { return helper_ != nullptr; }
   // Of the target, when the helper of the first lane was started; nullopt without one.
   const std::optional<std::vector<SignalAction>>& signal_actions() const { return signal_actions_; }
@@ -150,6 +156,7 @@ class Lane {
   void end_twin();
 
   LaneOptions options_;
+  TaskLimit limit_;
   std::unique_ptr<TracerTask> tracer_;
   std::unique_ptr<TargetMemory> memory_;
   std::unique_ptr<Helper> helper_;
@@ -162,6 +169,7 @@ class Lane {
   std::shared_ptr<Twin> twin_;  // of lane 0, while it lives
   LaneRound* round_ = nullptr;
   bool copies_ = false;  // pages of this round, instead of referring to them
+  bool cut_off_ = false;
   bool failed_ = false;  // so that something may be left in the pipes
   std::atomic<uint64_t> pages_captured_{0};
 };

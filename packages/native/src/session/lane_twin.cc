@@ -106,7 +106,8 @@ void Lane::feed_from_twin(const Twin& twin, Exchange* exchange) {
 }
 
 void Lane::end_twin() {
-  if (const auto twin = std::exchange(twin_, nullptr)) {
+  // It has died with its tracer, if that has.
+  if (const auto twin = std::exchange(twin_, nullptr); twin && tracer_->alive()) {
     tracer_->run([&] { twin->end(); });
   }
 }

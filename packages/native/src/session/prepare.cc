@@ -15,6 +15,8 @@ namespace {
 constexpr uint64_t kPagesPerItem = 1024;
 // Looking at so many takes 2 to 3 ms.
 constexpr size_t kMostFrozenDescriptors = 512;
+// For a lane to notice that the dump was given up.
+constexpr std::chrono::seconds kHangLimit{2};
 
 // Gathers runs of pages into items.
 class SurveyMaker {
@@ -88,6 +90,15 @@ void DumpSession::cancel() {
   for (const auto& round : rounds_) {
     round->exchange.fail();
   }
+  end_hung_lanes();
+}
+
+// Whatever they wait for that is not ours (a page that another process is to serve, a disk): it is
+// not waited for. Their helpers and the twin go with their tracer tasks.
+void DumpSession::end_hung_lanes() {
+  for (const auto& lane : lanes_) {
+    lane->end_work_at(Clock::now() + kHangLimit);
+  }
 }
 
 void DumpSession::set_cuts(size_t round, const std::vector<uint64_t>& cuts) {
@@ -131,7 +142,7 @@ void DumpSession::take_over_owed() {
 size_t DumpSession::control_prepare(RoundKind kind, std::vector<SurveyItem>* items, bool copy,
                                     uint64_t copy_pages) {
   if (!tracer_) {
-    tracer_ = std::make_unique<TracerTask>();
+    tracer_ = std::make_unique<TracerTask>(&limit_);
   }
   take_over_owed();
   size_t number = 0;

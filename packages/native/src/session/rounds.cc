@@ -35,10 +35,13 @@ void DumpSession::control_capture(size_t first, size_t last, After after) {
     });
   } catch (...) {
     fail_rounds(first, last);
-    if (frozen_.exchange(false)) {
+    if (frozen_.load(std::memory_order_relaxed)) {
       // What could not be stopped cannot be detached; the end of the tracer task lets it go.
       tracer_.reset();
+      limit_.clear();
+      frozen_.store(false, std::memory_order_relaxed);
     }
+    end_hung_lanes();
     throw;
   }
 }
@@ -78,9 +81,22 @@ void DumpSession::capture_live(Round* round, bool drains_too) {
 
 std::unique_ptr<Freeze> DumpSession::freeze_target(Exchange* exchange) {
   const auto limit = std::chrono::milliseconds(options_.freeze_timeout_ms);
-  const auto patience = [&] { return Patience{Clock::now() + limit, [&] { exchange->check(); }}; };
+  const auto patience = [&] {
+    return Patience{Clock::now() + limit, [&] {
+                      exchange->check();
+                      if (limit_.passed()) {
+                        throw Error("FREEZE_LIMIT", options_.pid, "", 0,
+                                    "its threads did not stand still within the limit of a freeze");
+                      }
+                    }};
+  };
   wait_until_stoppable(options_.pid, patience());
   frozen_.store(true, std::memory_order_relaxed);
+  if (options_.freeze_limit_ms > 0) {
+    const auto ends = Clock::now() + std::chrono::milliseconds(options_.freeze_limit_ms);
+    limit_.set(ends);
+    exchange->limit_freeze(ends);
+  }
   return std::make_unique<Freeze>(options_.pid, tracer_->pid(), patience());
 }
 
@@ -134,6 +150,7 @@ void DumpSession::capture_frozen(Round* round, Round* live, After after) {
   steps::at(steps::Step::kPagesTaken);
   const auto thaw = [&] {
     freeze->thaw();
+    limit_.clear();
     frozen_.store(false, std::memory_order_relaxed);
   };
   const auto read_other_descriptors = [&] {
@@ -169,18 +186,35 @@ void DumpSession::capture_frozen(Round* round, Round* live, After after) {
 }
 
 double DumpSession::control_release(Release how) {
-  return tracer_->run([&] {
-    if (how != Release::kResume) {
-      const int signal = how == Release::kKill ? SIGKILL : SIGSTOP;
-      // By the pidfd where there is one: the pid may be another's by now.
-      sys::call(SYS_pidfd_send_signal, target_.pidfd().get(), signal, nullptr, 0);
+  try {
+    return tracer_->run([&] {
+      limit_.clear();
+      if (how != Release::kResume) {
+        const int signal = how == Release::kKill ? SIGKILL : SIGSTOP;
+        // By the pidfd where there is one: the pid may be another's by now.
+        sys::call(SYS_pidfd_send_signal, target_.pidfd().get(), signal, nullptr, 0);
+      }
+      freeze_->thaw();
+      const double frozen_us = freeze_->frozen_us();
+      freeze_.reset();
+      frozen_.store(false, std::memory_order_relaxed);
+      return frozen_us;
+    });
+  } catch (const Error&) {
+    // The tracer task has ended, and thereby let it go.
+    if (freeze_) {
+      freeze_->abandon();
+      freeze_.reset();
     }
-    freeze_->thaw();
-    const double frozen_us = freeze_->frozen_us();
-    freeze_.reset();
     frozen_.store(false, std::memory_order_relaxed);
-    return frozen_us;
-  });
+    throw;
+  }
+}
+
+void DumpSession::control_require_held() {
+  if (!tracer_->alive()) {
+    control_release(Release::kResume);
+  }
 }
 
 void DumpSession::lane_capture(size_t lane, size_t first, size_t last) {

@@ -70,6 +70,7 @@ void DumpSession::reset_frozen(Round* round) {
   round->reset = tracker_->reset();
   result->scan_us = microseconds_since(start);
   freeze->thaw();
+  limit_.clear();
   frozen_.store(false, std::memory_order_relaxed);
   result->freezing_us = freeze->freezing_us();
   result->frozen_us = freeze->frozen_us();

@@ -1,5 +1,7 @@
 #include "target/detach_remote.h"
 
+#include <utility>
+
 #include "base/error.h"
 #include "kernel/proc_maps.h"
 #include "kernel/target_facts.h"
@@ -12,11 +14,19 @@ namespace {
 constexpr std::chrono::milliseconds kTryLimit{500};
 // A target that executes another program meanwhile has other mappings at the next try.
 constexpr int kMostTries = 3;
+// For a thread of it to be held up by that.
+constexpr std::chrono::seconds kFreezeLimit{10};
 
-void remove_once(const TargetHandle& target, std::vector<HelperRemains>* remains) {
-  TracerTask().run([&] {
+void remove_once(const TargetHandle& target, std::vector<HelperRemains>* remains, bool search) {
+  TaskLimit limit;
+  limit.set(Clock::now() + kFreezeLimit);
+  TracerTask(&limit).run([&] {
     const TargetMemory memory(target.pid());
     const auto maps = read_maps(target.pid());
+    if (search) {
+      const auto found = find_remains(memory, maps);
+      remains->insert(remains->end(), found.begin(), found.end());
+    }
     const auto thread =
         target.stop_thread(memory, find_gadgets(memory, maps), maps, Clock::now() + kTryLimit);
     *remains = remove_remains(thread.get(), *remains);
@@ -26,12 +36,13 @@ void remove_once(const TargetHandle& target, std::vector<HelperRemains>* remains
 }  // namespace
 
 std::vector<std::string> remove_last_remains(const TargetHandle& target,
-                                             std::vector<HelperRemains> remains) {
+                                             std::vector<HelperRemains> remains, bool search) {
   std::vector<std::string> warnings;
-  for (int tries = 0; tries < kMostTries && !remains.empty() && !target.has_ended(); ++tries) {
+  const auto some_left = [&] { return search || !remains.empty(); };
+  for (int tries = 0; tries < kMostTries && some_left() && !target.has_ended(); ++tries) {
     warnings.clear();
     try {
-      remove_once(target, &remains);
+      remove_once(target, &remains, std::exchange(search, false));
     } catch (const Error& error) {
       warnings.push_back(error.what());
     }

@@ -9,10 +9,12 @@
 
 namespace sluice {
 
-// Removes what ended helpers left, with a tracer task of its own. Never throws. Returns warnings
-// about what stays, none for a process that is gone.
+// Removes what ended helpers left, with a tracer task of its own; and if some ended in a way that
+// nobody knows, what can be found of them (`search`). Never throws. Returns warnings about what
+// stays, none for a process that is gone.
 std::vector<std::string> remove_last_remains(const TargetHandle& target,
-                                             std::vector<HelperRemains> remains);
+                                             std::vector<HelperRemains> remains,
+                                             bool search = false);
 
 struct Cleaned {
   // What was found.

@@ -227,6 +227,14 @@ void Freeze::thaw() {
   reap_killed();
 }
 
+void Freeze::abandon() {
+  thawed_ = true;
+  frozen_us_ = microseconds_since(start_);
+  for (auto& [tid, frozen] : threads_) {
+    frozen.tracee.abandon();
+  }
+}
+
 // What could not be let go was killed meanwhile.
 void Freeze::reap_killed() {
   const Deadline deadline = Clock::now() + kReapLimit;

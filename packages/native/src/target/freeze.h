@@ -44,7 +44,7 @@ class Freeze {
   // Lets all threads go.
   void thaw();
   // The tracer task has ended, and thereby let them go.
-  void abandon() { thawed_ = true; }
+  void abandon();
 
   std::vector<FrozenThread> threads() const;
   // To be left stopped.

@@ -109,6 +109,8 @@ class Tracee {
   // be waited for, or the tracer's claim on its zombie keeps its process from ending and from
   // execve.
   bool detach();
+  // Its tracer is gone, and thereby it was let go.
+  void abandon() { attached_ = stopped_ = false; }
 
  private:
   bool request(long request, long address, long data);

@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "base/error.h"
@@ -28,6 +29,13 @@ enum State : uint32_t { kStarting, kIdle, kRequested, kDone, kExit };
 constexpr size_t kStackBytes = size_t{1} << 20;
 constexpr size_t kGuardBytes = 4096;
 
+constexpr int64_t kNsPerSecond = 1'000'000'000;
+// For work that meets its limit to end in order.
+constexpr std::chrono::milliseconds kOrderlyEnd{500};
+// Between looks whether a task that was killed is gone, and whether one has to be.
+constexpr int64_t kGonePauseNs = 1'000'000;
+constexpr int64_t kLookPauseNs = 250'000'000;
+
 void futex_wait(std::atomic<uint32_t>* word, uint32_t while_value, const timespec* timeout) {
   arch::raw_syscall(SYS_futex, reinterpret_cast<long>(word), FUTEX_WAIT_PRIVATE, while_value,
                     reinterpret_cast<long>(timeout));
@@ -35,6 +43,19 @@ void futex_wait(std::atomic<uint32_t>* word, uint32_t while_value, const timespe
 
 void futex_wake(std::atomic<uint32_t>* word) {
   arch::raw_syscall(SYS_futex, reinterpret_cast<long>(word), FUTEX_WAKE_PRIVATE, 1);
+}
+
+// Without libc, as idle tasks are.
+int64_t monotonic_ns() {
+  timespec now{};
+  arch::raw_syscall(SYS_clock_gettime, CLOCK_MONOTONIC, reinterpret_cast<long>(&now));
+  return now.tv_sec * kNsPerSecond + now.tv_nsec;
+}
+
+timespec timespec_of(int64_t ns) { return {ns / kNsPerSecond, ns % kNsPerSecond}; }
+
+int64_t ns_of(TaskLimit::Clock::time_point at) {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(at.time_since_epoch()).count();
 }
 
 class AllSignalsBlocked {
@@ -82,7 +103,26 @@ class SanitizerKnowsStack {
 
 }  // namespace
 
-TracerTask::TracerTask() : state_(kStarting), alive_(1), creator_(getpid()) {
+void TaskLimit::set(Clock::time_point at) {
+  idle_ns_.store(ns_of(at), std::memory_order_relaxed);
+  work_ns_.store(ns_of(at + kOrderlyEnd), std::memory_order_relaxed);
+}
+
+void TaskLimit::set_for_work(Clock::time_point at) {
+  work_ns_.store(ns_of(at), std::memory_order_relaxed);
+}
+
+void TaskLimit::clear() {
+  idle_ns_.store(kNever, std::memory_order_relaxed);
+  work_ns_.store(kNever, std::memory_order_relaxed);
+}
+
+bool TaskLimit::passed() const {
+  return monotonic_ns() >= idle_ns_.load(std::memory_order_relaxed);
+}
+
+TracerTask::TracerTask(const TaskLimit* limit)
+    : limit_(limit), state_(kStarting), alive_(1), creator_(getpid()) {
   stack_ = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE,
                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK | MAP_NORESERVE, -1, 0);
   if (stack_ == MAP_FAILED) {
@@ -139,7 +179,18 @@ int TracerTask::main(void* self) {
       futex_wake(&task->state_);
       continue;
     }
-    futex_wait(&task->state_, state, nullptr);
+    const int64_t limit =
+        task->limit_ == nullptr ? TaskLimit::kNever : task->limit_->idle_ns_.load();
+    if (limit == TaskLimit::kNever) {
+      futex_wait(&task->state_, state, nullptr);
+      continue;
+    }
+    const int64_t left = limit - monotonic_ns();
+    if (left <= 0) {
+      arch::raw_syscall(SYS_exit, 0);
+    }
+    const timespec timeout = timespec_of(left);
+    futex_wait(&task->state_, state, &timeout);
   }
 }
 
@@ -148,6 +199,10 @@ void TracerTask::execute(void (*function)(void*), void* argument) {
   function_ = function;
   argument_ = argument;
   if (!let_it_work()) {
+    if (limit_ != nullptr && limit_->passed()) {
+      throw Error("FREEZE_LIMIT", 0, "", 0,
+                  "the freeze lasted longer than its limit and was ended; the process runs again");
+    }
     throw Error("WORKER", 0, "", 0, "the tracer task was killed; nothing it traced is stopped");
   }
 }
@@ -158,9 +213,14 @@ bool TracerTask::let_it_work() {
   state_.store(kRequested, std::memory_order_release);
   futex_wake(&state_);
   while (state_.load(std::memory_order_acquire) == kRequested) {
-    const timespec second{1, 0};
-    futex_wait(&state_, kRequested, &second);
-    if (alive_.load(std::memory_order_acquire) == 0) {
+    const int64_t limit = limit_ == nullptr ? TaskLimit::kNever : limit_->work_ns_.load();
+    const int64_t left = limit - monotonic_ns();
+    if (left <= 0) {
+      arch::raw_syscall(SYS_kill, pid_, SIGKILL);
+    }
+    const timespec pause = timespec_of(std::clamp(left, kGonePauseNs, kLookPauseNs));
+    futex_wait(&state_, kRequested, &pause);
+    if (!alive()) {
       return false;
     }
   }

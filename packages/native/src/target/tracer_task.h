@@ -10,30 +10,56 @@
 // thread-local storage of the thread that created it, and runs only while that thread waits for it
 // with all signals blocked: never do both use the storage at once, as after vfork(2). While
 // idle it makes system calls without libc. It dies with its creator (PR_SET_PDEATHSIG), and the
-// kernel then releases what it traced.
+// kernel then releases what it traced. A limit can end it earlier, whatever hangs.
 #pragma once
 
 #include <sys/types.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <exception>
+#include <limits>
 #include <type_traits>
 #include <utility>
 
 namespace sluice {
 
+// When a tracer task is to be gone, so that the kernel lets go what it traced: the last resort
+// against a target that stays frozen. Needs nobody but that task: it ends itself while it is idle.
+// While it works, it is given a little longer, to end its work in order; then the thread that waits
+// for it kills it, also inside a system call. To be set from anywhere.
+class TaskLimit {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  void set(Clock::time_point at);
+  // Ends no idle task, and work without delay.
+  void set_for_work(Clock::time_point at);
+  void clear();
+  // Whether set() was reached.
+  bool passed() const;
+
+ private:
+  friend class TracerTask;
+  static constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
+
+  std::atomic<int64_t> idle_ns_{kNever};
+  std::atomic<int64_t> work_ns_{kNever};
+};
+
 class TracerTask {
  public:
-  // Throws Error SYSTEM.
-  TracerTask();
+  // `limit` must outlive it. Throws Error SYSTEM.
+  explicit TracerTask(const TaskLimit* limit = nullptr);
   // Ends the task. Tracees that were not detached are released by the kernel.
   ~TracerTask();
   TracerTask(const TracerTask&) = delete;
   TracerTask& operator=(const TracerTask&) = delete;
 
   // Runs `work` in the tracer task and returns when it is done; only from the creating thread.
-  // Exceptions come back to the caller.
+  // Exceptions come back to the caller. Throws FREEZE_LIMIT if the limit ended the task, and WORKER
+  // if anybody else did.
   template <typename Work>
   auto run(Work&& work) -> std::invoke_result_t<Work&> {
     using Result = std::invoke_result_t<Work&>;
@@ -50,6 +76,7 @@ class TracerTask {
   }
 
   pid_t pid() const { return pid_; }
+  bool alive() const { return alive_.load(std::memory_order_acquire) != 0; }
 
  private:
   template <typename Work>
@@ -76,6 +103,7 @@ class TracerTask {
   void reap();
   bool let_it_work();
 
+  const TaskLimit* limit_;
   std::atomic<uint32_t> state_;
   // Cleared and woken by the kernel when the task ends (CLONE_CHILD_CLEARTID).
   std::atomic<uint32_t> alive_;
