@@ -1,6 +1,6 @@
 /** Places for images that go away again. */
 import { spawnSync } from 'node:child_process';
-import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -22,6 +22,11 @@ export class TempDir implements AsyncDisposable {
 
   join(...names: string[]): string {
     return join(this.path, ...names);
+  }
+
+  /** Removes what is in it. */
+  clear(): void {
+    for (const name of readdirSync(this.path)) rmSync(this.join(name), { recursive: true });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
