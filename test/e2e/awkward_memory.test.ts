@@ -79,7 +79,7 @@ async function expectMappingsKept(
 }
 
 describe('a target with very many mappings', () => {
-  it('is dumped, and restored, with 60,000', async () => {
+  it('is dumped, and restored, with 60,000', { timeout: 120_000 }, async () => {
     await using target = await startTarget<ManyMappings>('awkward', ['vmas=60000']);
     const ways: [Options, object][] = [
       [{ capture: 'vmsplice', rounds: 0, consistency: 'copy' }, { capture: 'vmsplice' }],
