@@ -187,11 +187,16 @@ describe('a held target that went on', () => {
     await using target = await startTarget('churn', ['exit']);
     await using dir = new TempDir();
     const before = viewOf(target.pid);
-    const options = { ...STOP, freezeLimitMs: 4000, dir: dir.join('image') };
-    const { held } = await dumpProcess(target.pid, options);
-    await expectRuns(target);
-    const error = await failureOf(held?.kill() ?? Promise.resolve());
-    expect(error).toMatchObject({ code: 'ERR_SLUICE_FREEZE_LIMIT', thawed: true });
+    await untilSeen(async (freezeLimitMs) => {
+      const options = { ...STOP, freezeLimitMs, dir: dir.join('image') };
+      // It may go on before there is a handle.
+      const dump = await dumpProcess(target.pid, options).catch(() => undefined);
+      if (!dump?.held) return false;
+      await expectRuns(target);
+      const error = await failureOf(dump.held.kill());
+      expect(error).toMatchObject({ code: 'ERR_SLUICE_FREEZE_LIMIT', thawed: true });
+      return true;
+    });
     await assertUntouched(target.pid, before);
     await target.check();
   });
