@@ -9,8 +9,8 @@
 #include "child.h"
 #include "kernel/proc_maps.h"
 #include "kernel/proc_task.h"
+#include "kernel/steps.h"
 #include "session_rig.h"
-#include "target/steps.h"
 #include "tools.h"
 
 namespace sluice::test {

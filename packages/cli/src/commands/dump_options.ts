@@ -60,15 +60,17 @@ export function addDumpingOptions(command: Command): Command {
 /** Those of pre-dumps, too. */
 export function addCapturingOptions(command: Command): Command {
   return addFreezingOptions(
-    command.addOption(
-      new Option(
-        '--capture <how>',
-        'how pages are taken; auto, the default, is vmsplice where it works',
-      ).choices(['auto', 'vmsplice', 'read']),
-    ).option(
-      '--force',
-      'inject calls even where the seccomp filter of the process would end it if this command were killed at that instant',
-    ),
+    command
+      .addOption(
+        new Option(
+          '--capture <how>',
+          'how pages are taken; auto, the default, is vmsplice where it works',
+        ).choices(['auto', 'vmsplice', 'read']),
+      )
+      .option(
+        '--force',
+        'inject calls even where the seccomp filter of the process would end it if this command were killed at that instant',
+      ),
   );
 }
 

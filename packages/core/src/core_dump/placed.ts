@@ -7,7 +7,7 @@ import { basename, dirname, resolve } from 'node:path';
 import type { SessionPlaces } from '@sluice/native';
 import { throwIfAborted } from '../errors.js';
 import { rangesOf } from '../image/address_range.js';
-import type { ImageDir } from '../image/index.js';
+import { type ImageDir, removed } from '../image/image_dir.js';
 import { PAGE_BYTES } from '../image/layout.js';
 import type { Image } from '../image/reader.js';
 import { openUnwritten } from '../image/unwritten.js';
@@ -64,6 +64,7 @@ export async function dumpIntoCore(
   const meter = new ProgressMeter();
   const output = await FileOutput.create(resolve(options.out));
   const file = output.temporary;
+  const dir = noImageDir(dirname(file), beforeRound);
   const made: CoreResult[] = [];
   const complete: PlacedFile['complete'] = async (captured, pages) => {
     const image = await openPlaced(captured, pid, dump, file, pages.places.end);
@@ -78,12 +79,11 @@ export async function dumpIntoCore(
     const afterRound = () => output.startSync();
     const place: PlacedFile = { file, from: PAGE_BYTES, afterRound, complete };
     const placed = { ...dump, durable: false, placed: place };
-    const dir = noImageDir(dirname(file), beforeRound);
     const captured = await captureTarget(identity, dir, placed, options.signal, meter);
     const [core] = made as [CoreResult];
     return { core, dump: summarize(captured, pid, dump, meter.elapsedMs) };
   } catch (error) {
-    await output.discard();
+    await removed(output.discard(), dir.left);
     throw error;
   }
 }
@@ -91,6 +91,7 @@ export async function dumpIntoCore(
 /** Nothing is made in it, so there is nothing to remove. */
 function noImageDir(dir: string, beforeRound?: (round: number) => Promise<void>): ImageDir {
   const nothing = async (): Promise<void> => {};
+  let left = false;
   const none: ImageDir = {
     dir,
     created: false,
@@ -99,6 +100,12 @@ function noImageDir(dir: string, beforeRound?: (round: number) => Promise<void>)
     async createRound(round) {
       await beforeRound?.(round);
       return none;
+    },
+    leave() {
+      left = true;
+    },
+    get left() {
+      return left;
     },
   };
   return none;

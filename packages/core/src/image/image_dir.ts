@@ -93,14 +93,16 @@ interface Discarded {
   isOwn: (name: string) => boolean;
 }
 
+/** Waits for something to be removed from a file system, but not for long from one that hangs. */
+export async function removed(removing: Promise<void>, left: boolean): Promise<void> {
+  if (!left) return removing;
+  leaveBehind(removing);
+  return Promise.race([removing, sleep(HUNG_MS)]);
+}
+
 function imageDirOf(dir: string, what: Discarded): ImageDir {
   let left = false;
-  const remove = async (removed: Discarded) => {
-    const removing = discard(dir, removed);
-    if (!left) return removing;
-    leaveBehind(removing);
-    return Promise.race([removing, sleep(HUNG_MS)]);
-  };
+  const remove = (files: Discarded) => removed(discard(dir, files), left);
   return {
     dir,
     created: what.created,

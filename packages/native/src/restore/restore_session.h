@@ -51,7 +51,7 @@ struct RestoreOptions {
   bool shared = false;
   uint64_t freeze_timeout_ms = 0;
   // How long the process may stay frozen without anything being done to it.
-  uint64_t freeze_limit_ms = 0;
+  uint64_t freeze_limit_ms = 10'000;
 };
 
 struct RestoreResult {
