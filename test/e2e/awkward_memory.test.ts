@@ -94,7 +94,7 @@ describe('a target with very many mappings', () => {
     }
     await using dump = await dumpOf(target.pid, { rounds: 0 });
     await target.command('write');
-    await within('a restore', restoreInto(target.pid, dump.image));
+    await within('a restore', restoreInto(target.pid, dump.image, { force: true }));
     expect(await target.command('turn')).toMatchObject({ turn: 1 });
     await target.check();
   });

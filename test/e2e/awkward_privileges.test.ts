@@ -2,7 +2,7 @@
 import { readdirSync } from 'node:fs';
 import { openImage } from '@sluice/core';
 import { describe, expect, it } from 'vitest';
-import { expectLeftAlone, startAwkward } from '../harness/awkward.js';
+import { expectLeftAlone, startAwkward, withoutHelper } from '../harness/awkward.js';
 import { leakCheck } from '../harness/leaks.js';
 import { dumpAs, NOBODY, strangerRefusal } from '../harness/stranger.js';
 import { startTarget, type TestTarget } from '../harness/target.js';
@@ -16,18 +16,25 @@ const isRoot = process.getuid?.() === 0;
 const UID = 54_323;
 
 describe('a target', () => {
-  it.skipIf(!isRoot).each([
+  describe.skipIf(!isRoot).each([
     ['in strict seccomp mode', 'strict'],
     ['that is killed for a call it did not name', 'filter=kill'],
     ['whose calls wait for a supervisor that is not there', 'filter=notify'],
-    [
-      'of another user, without privileges and not dumpable',
-      `user=${UID}`,
-      'no-new-privs',
-      'undumpable',
-    ],
-  ])('%s', async (_title, ...conditions) => {
-    await using target = await startAwkward(...conditions);
+  ])('%s', (_title, filter) => {
+    it('is read from outside, as its filter would have its way if the dumper died', async () => {
+      await using target = await startAwkward(filter);
+      const { restore: _, ...dumps } = withoutHelper(/seccomp filter/);
+      await expectLeftAlone(target, dumps);
+    });
+
+    it('is dumped in every way by force', async () => {
+      await using target = await startAwkward(filter);
+      await expectLeftAlone(target, {}, { force: true });
+    });
+  });
+
+  it.skipIf(!isRoot)('of another user, without privileges and not dumpable', async () => {
+    await using target = await startAwkward(`user=${UID}`, 'no-new-privs', 'undumpable');
     await expectLeftAlone(target);
   });
 });

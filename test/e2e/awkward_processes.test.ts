@@ -41,7 +41,7 @@ describe('a target that is stopped by SIGSTOP', () => {
         await using dump = await dumpOf(pid, way);
         await assertUntouched(pid, before);
         await memory.compare(dump.image);
-        await restoreInto(pid, dump.image);
+        await restoreInto(pid, dump.image, { force: true });
         await assertUntouched(pid, before);
       }
       await coreProcess(pid, { out: dir.join('core') });
@@ -72,7 +72,7 @@ describe('a target in uninterruptible sleep', () => {
           expect(error).toMatchObject(isTimeout);
           await assertUntouched(target.pid, before);
         }
-        const restore = restoreInto(target.pid, dump.image, { freezeTimeoutMs: 200 });
+        const restore = restoreInto(target.pid, dump.image, { force: true, freezeTimeoutMs: 200 });
         expect(await failureOf(restore)).toMatchObject(isTimeout);
         await assertUntouched(target.pid, before);
       } finally {
@@ -165,7 +165,7 @@ describe('a target with a thousand threads that come and go', () => {
     // A third of them stays, all others have changed by the next check.
     expect(dump.image.processes[0]?.threads.length).toBeGreaterThan(500);
     await target.check();
-    const failure = await failureOf(restoreInto(target.pid, dump.image));
+    const failure = await failureOf(restoreInto(target.pid, dump.image, { force: true }));
     expect(failure).toMatchObject({ code: 'ERR_SLUICE_RESTORE_MISMATCH', thawed: true });
     expect(failure.message).toMatch(/its threads are others: .* and \d+ more/);
     await assertClean(target.pid);
@@ -203,7 +203,9 @@ describe('a static Go program', () => {
       held.result.held?.resume(),
     );
     await expectSum(target, ++sum);
-    expect(await failureOf(restoreInto(target.pid, held.image))).toMatchObject({ code: restore });
+    expect(await failureOf(restoreInto(target.pid, held.image, { force: true }))).toMatchObject({
+      code: restore,
+    });
     await using dir = new TempDir();
     await within('a core', coreProcess(target.pid, { out: dir.join('core') }));
     await expectSum(target, ++sum);

@@ -198,7 +198,7 @@ it('a restore with a call that fails leaves a process that runs', PATIENCE, asyn
     const found = await sweep(
       call,
       errnos,
-      () => restoreInto(pid, dump.image),
+      () => restoreInto(pid, dump.image, { force: true }),
       async (error) => {
         if (error !== undefined) expectTyped(error);
         await assertUntouched(pid, before);

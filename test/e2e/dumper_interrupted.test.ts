@@ -110,7 +110,7 @@ describe('a signal of the library', () => {
     const closed = await failureOf(target.dump({ dir: dir.join('image') }));
     expect(closed.code).toBe('ERR_SLUICE_OPTION');
     await using dump = await dumpOf(process.pid);
-    const restore = restoreInto(process.pid, dump.image, { signal });
+    const restore = restoreInto(process.pid, dump.image, { force: true, signal });
     await expect(restore).rejects.toBeInstanceOf(AbortError);
     expect(readdirSync(dir.path)).toEqual([]);
     await assertUntouched(process.pid, before);

@@ -203,7 +203,7 @@ describe('a held target that went on', () => {
 });
 
 describe('the limit of a restore', () => {
-  const limit = { freezeLimitMs: 300 };
+  const limit = { force: true, freezeLimitMs: 300 };
 
   async function failing(faults: FaultSpec[]) {
     await using dir = new TempDir();
@@ -217,7 +217,7 @@ describe('the limit of a restore', () => {
       await target.check();
       return failure;
     });
-    await restoreInto(target.pid, dump.image);
+    await restoreInto(target.pid, dump.image, { force: true });
     await assertUntouched(target.pid, before);
     await target.check();
     return error;

@@ -55,7 +55,7 @@ describe('an ordinary user', () => {
     done('core', '--pid', pid, '--out', dir.join('core'));
     done('core', dir.join('rounds'), '--out', dir.join('core-2'));
     done('inspect', dir.join('rounds'));
-    done('restore', dir.join('twin'), '--into', pid);
+    done('restore', dir.join('twin'), '--into', pid, '--force');
     await target.check();
     await assertUntouched(target.pid, before);
   });
@@ -88,12 +88,20 @@ describe('without', () => {
       await using dir = new TempDir();
       const before = viewOf(target.pid);
       const image = dir.join('image');
-      const dumped = sluiceWith(privileges, 'dump', String(target.pid), '--out', image, '--json');
+      const args = ['dump', String(target.pid), '--out', image, '--force', '--json'];
+      const dumped = sluiceWith(privileges, ...args);
       expect(dumped).toMatchObject({ status: 0, stderr: '' });
       expect(JSON.parse(dumped.stdout)).toMatchObject(ways);
       // The others differ in nothing that a restore needs.
       if (privileges.without?.includes('all')) {
-        const restored = sluiceWith(privileges, 'restore', image, '--into', String(target.pid));
+        const restored = sluiceWith(
+          privileges,
+          'restore',
+          image,
+          '--into',
+          String(target.pid),
+          '--force',
+        );
         if (ways === UFFD) expect(restored).toMatchObject({ status: 0 });
         else expect(restored.stderr).toContain('ERR_SLUICE_INJECTION');
       }
@@ -228,10 +236,10 @@ describe('secrets', () => {
     }
     for (const skip of [0, 40]) {
       await withFaults([{ call: 'ptrace', errno: 'EIO', skip }], () =>
-        failing(restoreInto(target.pid, dir.join('image'), { logger })),
+        failing(restoreInto(target.pid, dir.join('image'), { force: true, logger })),
       );
     }
-    await failing(restoreInto(target.pid, dir.join('image'), { logger }));
+    await failing(restoreInto(target.pid, dir.join('image'), { force: true, logger }));
     await failing(coreProcess(target.pid, { out: dir.join('core'), logger }));
     await failing(writeCore(dir.join('image'), { out: dir.join('core'), logger }));
     await failing(flattenImage(dir.join('image'), { dir: dir.join('image') }));
@@ -239,7 +247,7 @@ describe('secrets', () => {
     await target.check();
     {
       await using other = await startTarget('churn', ['still']);
-      await failing(restoreInto(other.pid, dir.join('image'), { logger }));
+      await failing(restoreInto(other.pid, dir.join('image'), { force: true, logger }));
     }
     // It is all in the image, which tells so when it is damaged there.
     const shards = readdirSync(dir.join('image'))
@@ -279,11 +287,12 @@ describe('secrets', () => {
         dir.join('image'),
         '--into',
         pid,
+        '--force',
       ),
       sluiceWith(debug, 'doctor', pid),
       sluiceWith(debug, 'core', '--pid', pid, '--out', dir.join('core')),
-      sluiceWith(debug, 'restore', dir.join('image'), '--into', '1'),
-      sluiceWith(debug, 'restore', dir.join('image'), '--into', pid),
+      sluiceWith(debug, 'restore', dir.join('image'), '--into', '1', '--force'),
+      sluiceWith(debug, 'restore', dir.join('image'), '--into', pid, '--force'),
       sluiceWith(debug, 'diff', dir.join('image'), dir.join('json')),
       sluiceWith(debug, 'flatten', dir.join('image'), '--out', dir.join('json')),
     ];

@@ -50,6 +50,8 @@ export function withoutHelper(reason: RegExp): Expected {
 
 export interface AwkwardOptions extends UntouchedOptions {
   compare?: CompareOptions;
+  /** Of dumps; restores need it anyway. */
+  force?: boolean;
 }
 
 export interface AwkwardReady extends Ready {
@@ -80,7 +82,9 @@ export async function expectLeftAlone(
   };
   await target.check();
   for (const way of ['vmsplice', 'twin', 'read'] as const) {
-    await leftAlone(() => expectOutcome(target, WAYS[way], outcomes[way]));
+    await leftAlone(() =>
+      expectOutcome(target, { ...WAYS[way], force: options.force }, outcomes[way]),
+    );
   }
   await leftAlone(() => expectMemory(target, outcomes.rounds, options));
   await leftAlone(() => expectCore(target));
@@ -113,10 +117,10 @@ async function expectOutcome(
 async function expectMemory(
   target: TestTarget,
   outcome: object,
-  { compare }: AwkwardOptions,
+  { compare, force }: AwkwardOptions,
 ): Promise<void> {
   let written: Promise<unknown> | undefined;
-  await using dump = await dumpOf(target.pid, { ...WAYS.rounds, after: 'stop' }, () => {
+  await using dump = await dumpOf(target.pid, { ...WAYS.rounds, force, after: 'stop' }, () => {
     written ??= target.command('write');
   });
   try {
@@ -142,7 +146,7 @@ async function expectRestore(
   { image }: Dump,
   code: SluiceErrorCode | undefined,
 ): Promise<void> {
-  const restore = within('a restore', restoreInto(pid, image));
+  const restore = within('a restore', restoreInto(pid, image, { force: true }));
   if (code === undefined) await restore;
   else expect(await failureOf(restore)).toMatchObject({ code, pid, thawed: true });
 }

@@ -50,7 +50,7 @@ async function perform() {
       return preDumpProcess(pid, options);
     case 'restore': {
       const { image, ...rest } = options;
-      return restoreInto(pid, image, rest);
+      return restoreInto(pid, image, { force: true, ...rest });
     }
     default:
       throw new Error(`No work is called ${work}`);

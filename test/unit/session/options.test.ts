@@ -37,6 +37,7 @@ describe('resolveDumpOptions', () => {
       tracker: 'auto',
       after: 'resume',
       consistency: 'auto',
+      force: false,
       durable: true,
       signal: undefined,
       logger: undefined,
@@ -146,7 +147,7 @@ describe('resolveDumpOptions', () => {
     expect(messageOf(() => resolveDumpOptions({ dir: 'x', lane: 2 }))).toBe(
       'Unknown option "lane": expected one of dir, format, lanes, drains, capture, io, checksum, ' +
         'budgetBytes, freezeTimeoutMs, freezeLimitMs, rounds, freezeBudgetMs, timeLimitMs, noConverge, ' +
-        'tracker, after, consistency, signal, logger',
+        'tracker, after, consistency, force, signal, logger',
     );
     expect(messageOf(() => resolveDumpOptions(JSON.parse('{"dir":"x","__proto__":1}')))).toMatch(
       /^Unknown option "__proto__"/,
@@ -176,7 +177,7 @@ describe('resolvePreDumpOptions', () => {
     [{ imagesDir: 'b', prevImagesDir: '' }, 'Option "prevImagesDir": expected a path, got ""'],
     [
       { imagesDir: 'b', rounds: 2 },
-      'Unknown option "rounds": expected one of imagesDir, prevImagesDir, capture, io, budgetBytes, freezeTimeoutMs, freezeLimitMs, signal, logger',
+      'Unknown option "rounds": expected one of imagesDir, prevImagesDir, capture, io, budgetBytes, force, freezeTimeoutMs, freezeLimitMs, signal, logger',
     ],
   ])('refuses %j', (options, message) => {
     expect(messageOf(() => resolvePreDumpOptions(options))).toBe(message);
