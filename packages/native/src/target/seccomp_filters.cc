@@ -78,13 +78,17 @@ class Machine {
  public:
   explicit Machine(const seccomp_data& call) : call_(call) {}
 
-  // What the program returns if this instruction ends it; else sets how many to pass over.
-  std::optional<uint32_t> step(const sock_filter& code, size_t* skip) {
+  // What the program returns, once it has ended.
+  uint32_t result() const { return result_; }
+
+  // False: this instruction ends the program. Else sets how many to pass over.
+  bool step(const sock_filter& code, size_t* skip) {
     const uint32_t operand = BPF_SRC(code.code) == BPF_X ? x_ : code.k;
     *skip = 0;
     switch (BPF_CLASS(code.code)) {
       case BPF_RET:
-        return BPF_RVAL(code.code) == BPF_A ? a_ : code.k;
+        result_ = BPF_RVAL(code.code) == BPF_A ? a_ : code.k;
+        return false;
       case BPF_LD:
         return load(code, &a_);
       case BPF_LDX:
@@ -93,67 +97,66 @@ class Machine {
         return store(code.k, a_);
       case BPF_STX:
         return store(code.k, x_);
-      case BPF_ALU: {
-        const auto result = reckon(BPF_OP(code.code), a_, operand);
-        a_ = result.value_or(0);
-        return result ? std::nullopt : kKilled;
-      }
+      case BPF_ALU:
+        return set(reckon(BPF_OP(code.code), a_, operand), &a_);
       case BPF_MISC:
-        switch (BPF_MISCOP(code.code)) {
-          case BPF_TAX:
-            x_ = a_;
-            return std::nullopt;
-          case BPF_TXA:
-            a_ = x_;
-            return std::nullopt;
-          default:
-            return kKilled;
-        }
+        return move(BPF_MISCOP(code.code));
       default:  // BPF_JMP
-        if (BPF_OP(code.code) == BPF_JA) {
-          *skip = code.k;
-          return std::nullopt;
-        }
-        const auto jumps = compare(BPF_OP(code.code), a_, operand);
-        *skip = jumps.value_or(false) ? code.jt : code.jf;
-        return jumps ? std::nullopt : kKilled;
+        return jump(code, operand, skip);
     }
   }
 
  private:
-  static constexpr std::optional<uint32_t> kKilled = SECCOMP_RET_KILL_PROCESS;
-
-  std::optional<uint32_t> load(const sock_filter& code, uint32_t* to) {
-    std::optional<uint32_t> value;
-    switch (BPF_MODE(code.code)) {
-      case BPF_IMM:
-        value = code.k;
-        break;
-      case BPF_ABS:
-        value = word_at(call_, code.k);
-        break;
-      case BPF_LEN:
-        value = sizeof call_;
-        break;
-      case BPF_MEM:
-        value = code.k < memory_.size() ? std::optional(memory_[code.k]) : std::nullopt;
-        break;
-      default:
-        break;
-    }
+  // Nothing to be set: the kernel would have refused the program, or ends it there.
+  static bool set(std::optional<uint32_t> value, uint32_t* to) {
     *to = value.value_or(0);
-    return value ? std::nullopt : kKilled;
+    return value.has_value();
   }
 
-  std::optional<uint32_t> store(uint32_t at, uint32_t value) {
+  bool load(const sock_filter& code, uint32_t* to) {
+    switch (BPF_MODE(code.code)) {
+      case BPF_IMM:
+        return set(code.k, to);
+      case BPF_ABS:
+        return set(word_at(call_, code.k), to);
+      case BPF_LEN:
+        return set(sizeof call_, to);
+      case BPF_MEM:
+        return code.k < memory_.size() && set(memory_[code.k], to);
+      default:
+        return false;
+    }
+  }
+
+  bool store(uint32_t at, uint32_t value) {
     if (at >= memory_.size()) {
-      return kKilled;
+      return false;
     }
     memory_[at] = value;
-    return std::nullopt;
+    return true;
+  }
+
+  bool move(uint16_t operation) {
+    if (operation == BPF_TAX) {
+      x_ = a_;
+    } else {
+      a_ = x_;
+    }
+    return operation == BPF_TAX || operation == BPF_TXA;
+  }
+
+  bool jump(const sock_filter& code, uint32_t operand, size_t* skip) const {
+    if (BPF_OP(code.code) == BPF_JA) {
+      *skip = code.k;
+      return true;
+    }
+    const auto jumps = compare(BPF_OP(code.code), a_, operand);
+    *skip = jumps.value_or(false) ? code.jt : code.jf;
+    return jumps.has_value();
   }
 
   const seccomp_data& call_;
+  uint32_t result_ = SECCOMP_RET_KILL_PROCESS;
   uint32_t a_ = 0;
   uint32_t x_ = 0;
   std::array<uint32_t, BPF_MEMWORDS> memory_{};
@@ -182,8 +185,8 @@ uint32_t run_seccomp_filter(std::span<const sock_filter> program, const seccomp_
   Machine machine(call);
   for (size_t at = 0; at < program.size();) {
     size_t skip = 0;
-    if (const auto result = machine.step(program[at], &skip)) {
-      return *result;
+    if (!machine.step(program[at], &skip)) {
+      return machine.result();
     }
     at += 1 + skip;
   }
