@@ -16,6 +16,7 @@ import {
   type SluiceErrorCode,
 } from '@sluice/core';
 import { describe, expect, it } from 'vitest';
+import { expectFree } from '../harness/death.js';
 import { type Dump, dumpOf, failureOf } from '../harness/dump.js';
 import { type FaultSpec, withFaults } from '../harness/faults.js';
 import { leakCheck } from '../harness/leaks.js';
@@ -443,6 +444,7 @@ describe('a restore that is cut short', () => {
         command.kill('SIGKILL');
         if (command.exitCode === null) await once(command, 'exit');
         await waitFor('nobody traces it', () => viewOf(pid).state === before.state);
+        await expectFree(pid);
         await restore(pid, dump.image);
         await expectRestored(pid, dump);
         await assertUntouched(pid, { ...viewOf(pid), children: before.children });

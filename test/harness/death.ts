@@ -1,12 +1,12 @@
 /** Dumpers in processes of their own that die by SIGKILL: at a chosen step, or at any instant. */
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { cleanTarget } from '@sluice/core';
 import { expect } from 'vitest';
-import { readStatus, stateOf, threadsOf } from './procfs.js';
+import { orGone, readStatus, stateOf, threadsOf } from './procfs.js';
 import type { TestTarget } from './target.js';
 import { TempDir } from './temp.js';
 import { assertClean, assertUntouched, viewOf } from './untouched.js';
@@ -66,17 +66,23 @@ export async function diesAfter(work: Work, ms: number): Promise<number> {
   return performance.now() - begun;
 }
 
-/** Waits until nobody holds a process that a dumper has died on. */
+/** Waits until nobody holds a process that a dumper has died on: no tracer, and no claim to it. */
 export async function expectFree(pid: number): Promise<void> {
   await waitFor('nobody holds the target', () =>
     threadsOf(pid).every((tid) => {
-      const state = stateOf(pid, tid);
-      return (
-        state === undefined ||
-        (readStatus(pid, tid).get('TracerPid') === '0' && !['t', 'T'].includes(state))
-      );
+      const state = stateOf(pid, tid) ?? '';
+      // It may make threads and end them.
+      const tracer = orGone(() => readStatus(pid, tid))?.get('TracerPid') ?? '0';
+      return tracer === '0' && !['t', 'T'].includes(state);
     }),
   );
+  await expectUnclaimed(pid);
+}
+
+/** Waits until the last task of a dumper that has died has ended: until then another one is refused. */
+async function expectUnclaimed(pid: number): Promise<void> {
+  const look = ['-n', `/proc/${pid}/pagemap`, 'true'];
+  await waitFor('nobody claims the target', () => spawnSync('flock', look).status !== 1);
 }
 
 function start(work: Work & Partial<Death>, errors: 'inherit' | 'ignore'): ChildProcess {
