@@ -1,5 +1,6 @@
 #include "target/detach_remote.h"
 
+#include <thread>
 #include <utility>
 
 #include "base/error.h"
@@ -12,8 +13,10 @@ namespace sluice {
 namespace {
 
 constexpr std::chrono::milliseconds kTryLimit{500};
-// A target that executes another program meanwhile has other mappings at the next try.
-constexpr int kMostTries = 3;
+// A target that executes another program meanwhile has other mappings at the next try, and its C
+// library a little later.
+constexpr int kMostTries = 10;
+constexpr std::chrono::milliseconds kTryPause{20};
 // For a thread of it to be held up by that.
 constexpr std::chrono::seconds kFreezeLimit{10};
 
@@ -45,6 +48,7 @@ std::vector<std::string> remove_last_remains(const TargetHandle& target,
       remove_once(target, &remains, std::exchange(search, false));
     } catch (const Error& error) {
       warnings.push_back(error.what());
+      std::this_thread::sleep_for(kTryPause);
     }
   }
   // A process that is gone has nothing left in it.
