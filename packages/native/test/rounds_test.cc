@@ -20,9 +20,9 @@ constexpr uint64_t kPages = 600;
 // Writes and drops pages all the time.
 class Busy {
  public:
-  explicit Busy(uint64_t seed)
+  explicit Busy(uint64_t seed, int sharing = MAP_PRIVATE)
       : memory_(static_cast<char*>(::mmap(nullptr, kPages * kPageBytes, PROT_READ | PROT_WRITE,
-                                          MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))),
+                                          sharing | MAP_ANONYMOUS, -1, 0))),
         child_([this] { std::fill(memory_, memory_ + kPages * kPageBytes, 'b'); },
                [this, seed] {
                  Random random(seed);
@@ -110,14 +110,18 @@ class Chain {
 };
 
 // Two live rounds, and a third one with the final round right after it.
-void check_rounds(CaptureMode mode, TrackerMode tracker, After after, uint64_t seed) {
+void check_rounds(CaptureMode mode, TrackerMode tracker, After after, uint64_t seed,
+                  int sharing = MAP_PRIVATE) {
   const TempDir dir("/tmp");
-  const Busy target(seed);
+  const Busy target(seed, sharing);
   const std::string before = snapshot(target.pid());
   SessionOptions options = options_for(target.pid(), dir, mode);
   options.lanes = 2;
   options.drains = 2;
   options.tracker = tracker;
+  if (sharing == MAP_SHARED) {
+    options.budget_bytes = 4 << 20;  // in a half of it there is room for what the live round takes
+  }
   Dump dump(options);
   CHECK_EQ(dump.attach(), kNoErrors);
   CHECK_EQ(dump.track(), kNoErrors);
@@ -205,6 +209,14 @@ TEST(rounds_let_the_target_go_on) {
   for (const TrackerMode tracker : real_trackers()) {
     check_rounds(CaptureMode::kVmsplice, tracker, After::kResume, 1);
     check_rounds(CaptureMode::kRead, tracker, After::kResume, 2);
+  }
+}
+
+// Shared memory is taken under freeze, and there is more of it than the slots hold: the drains,
+// which wait for the thaw with what the round before took, have to begin earlier.
+TEST(rounds_are_drained_under_freeze_where_slots_run_out) {
+  for (const TrackerMode tracker : real_trackers()) {
+    check_rounds(CaptureMode::kVmsplice, tracker, After::kResume, 1, MAP_SHARED);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <string>
+#include <utility>
 
 #include "base/error.h"
 
@@ -100,8 +101,17 @@ void Exchange::open_gate(bool drains_too) {
   lanes_open_ = true;
   lane_gate_.notify_all();
   if (drains_too) {
-    drains_open_ = true;
-    drain_gate_.notify_all();
+    let_drains_in();
+  }
+}
+
+void Exchange::let_drains_in() {
+  if (std::exchange(drains_open_, true)) {
+    return;
+  }
+  drain_gate_.notify_all();
+  if (before_ != nullptr) {
+    before_->open_gate();
   }
 }
 
@@ -137,9 +147,8 @@ void Exchange::wait_secured() {
 
 Slot* Exchange::take_empty(size_t lane) {
   std::unique_lock<std::mutex> lock(mutex_);
-  if (empty_[lane].empty() && !drains_open_) {
-    drains_open_ = true;
-    drain_gate_.notify_all();
+  if (empty_[lane].empty()) {
+    let_drains_in();
   }
   wait(&lock, &emptied_some_[lane], [&] { return !empty_[lane].empty(); });
   Slot* slot = empty_[lane].front();

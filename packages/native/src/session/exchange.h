@@ -39,6 +39,9 @@ class Exchange {
   void check() const;
 
   // ---- before the gate
+  // The drains come here only when they are done with `before`, whose gate for them opens with
+  // this one at the latest.
+  void follow(Exchange* before) { before_ = before; }
   void add_empty_slot(Slot* slot);
   // Waits until all others stand at the gate, or just the lanes. Throws CANCELLED.
   void wait_ready(bool drains_too = true);
@@ -82,6 +85,7 @@ class Exchange {
   uint64_t pinned_peak_bytes() const;
 
  private:
+  void let_drains_in();
   template <typename Ready>
   void wait(std::unique_lock<std::mutex>* lock, std::condition_variable* changed, Ready ready);
   template <typename Ready>
@@ -99,6 +103,7 @@ class Exchange {
   std::vector<std::deque<Slot*>> empty_;
   std::vector<size_t> slots_;  // of each lane
   std::deque<Slot*> filled_;
+  Exchange* before_ = nullptr;
   const size_t lanes_;
   const size_t drains_;
   size_t lanes_ready_ = 0;

@@ -26,6 +26,9 @@ void DumpSession::control_capture(size_t first, size_t last, After after) {
         } else {
           // The drains may still be busy with the round before: the freeze need not wait for that.
           round->exchange.wait_ready(live == nullptr);
+          if (live != nullptr) {
+            round->exchange.follow(&live->exchange);
+          }
           capture_frozen(round, live, after);
         }
       }
@@ -160,9 +163,6 @@ void DumpSession::capture_frozen(Round* round, Round* live, After after) {
   };
   if (goes_on_early) {
     thaw();
-    if (live != nullptr) {
-      live->exchange.open_gate();
-    }
     exchange->reach(Mark::kThawed);
     exchange->open_gate();
     urgent.reset();
