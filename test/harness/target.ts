@@ -74,8 +74,15 @@ export class TestTarget<Info extends Ready = Ready> implements AsyncDisposable {
     if (!ok) throw new Error(`The target found: ${(failed ?? ['no reason given']).join('; ')}`);
   }
 
+  /** Sends it, unless the target has ended. */
   signal(signal: NodeJS.Signals): void {
-    if (this.alive) process.kill(this.pid, signal);
+    // A child keeps its pid until its end was noticed here. One that executes another program in a
+    // thread may look as if it had ended.
+    if (this.#process.pid === this.pid) {
+      this.#process.kill(signal);
+    } else if (this.alive) {
+      process.kill(this.pid, signal);
+    }
   }
 
   /** Waits until it has ended by itself. */
