@@ -16,7 +16,7 @@ const PAGES_PER_MIB = 256;
 const MIB_PER_GIB = 1024;
 const MS = 1000;
 /** Parts of its pages that the target writes to in a second, percent. */
-const SHARES = [1, 10, 50, 100] as const;
+export const SHARES = [1, 10, 50, 100] as const;
 /** So long it writes before each dump. */
 const UNDISTURBED_MS = 300;
 
@@ -49,7 +49,7 @@ export async function consistency(bench: Bench): Promise<Figure> {
   const measured = await bench.withTarget(mib, async (target) => {
     const shares: { share: number; runs: Map<Way, Sample[]> }[] = [];
     for (const share of SHARES) {
-      await target.write((mib * PAGES_PER_MIB * share) / 100);
+      await target.write(wordsPerSecond(share, mib));
       const all: Way[] = bench.hasGcore && share === SHARES[0] ? [...ways, 'gcore'] : ways;
       const runs = await interleave(bench.options.runs, all, (way, run) => {
         bench.tell(`consistency, ${share} %, run ${run + 1}: ${way}`);
@@ -83,6 +83,11 @@ export async function consistency(bench: Bench): Promise<Figure> {
     ],
     data: measured.map(({ share, runs }) => ({ share, runs: Object.fromEntries(runs) })),
   };
+}
+
+/** So many random words are written to a part of a target's pages. */
+export function wordsPerSecond(share: number, mib: number): number {
+  return (mib * PAGES_PER_MIB * share) / 100;
 }
 
 async function sample(bench: Bench, target: BenchTarget, way: Way): Promise<Sample> {

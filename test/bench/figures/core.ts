@@ -3,8 +3,8 @@ import { type Bench, type CoreSample, NO_GCORE } from '../bench.js';
 import type { BenchTarget } from '../bench_target.js';
 import { type Figure, show, sizeName, type Verdict } from '../report.js';
 import { at, interleave, of, ratioOf, spreadBy } from '../statistics.js';
+import { SHARES, wordsPerSecond } from './consistency.js';
 
-const WORDS_PER_SECOND = 100_000;
 const COMPARED_MIB = 1024;
 const LEAST_PAUSE = 500;
 const MOST_TIME = 1;
@@ -24,17 +24,24 @@ export async function core(bench: Bench): Promise<Figure> {
   const sizes = bench.largeSizes();
   const mib = sizes.includes(COMPARED_MIB) ? COMPARED_MIB : at(sizes, 0);
   const tools: Tool[] = bench.hasGcore ? ['sluice core', 'gcore'] : ['sluice core'];
-  const runs = await bench.withTarget(mib, async (target) => {
-    await target.write(WORDS_PER_SECOND);
-    return interleave(bench.options.runs, tools, (tool, round) => {
-      bench.tell(`core, ${sizeName(mib)}, run ${round + 1}: ${tool}`);
-      return measure(bench, target, tool);
-    });
+  const measured = await bench.withTarget(mib, async (target) => {
+    const shares: { share: number; runs: Map<Tool, Sample[]> }[] = [];
+    for (const share of SHARES) {
+      await target.write(wordsPerSecond(share, mib));
+      const runs = await interleave(bench.options.runs, tools, (tool, round) => {
+        bench.tell(`core, ${sizeName(mib)}, ${share} %, run ${round + 1}: ${tool}`);
+        return measure(bench, target, tool);
+      });
+      await target.still();
+      shares.push({ share, runs });
+    }
+    return shares;
   });
   return {
-    title: `A core of a target of ${sizeName(mib)} that writes ${WORDS_PER_SECOND} random words a second`,
+    title: `A core of a target of ${sizeName(mib)} that writes all the time`,
     rows: [
       [
+        'written a second',
         '',
         'pause seen, ms',
         'frozen_time, ms',
@@ -42,14 +49,21 @@ export async function core(bench: Bench): Promise<Figure> {
         'on the disk after, ms',
         'MiB there',
       ],
-      ...tools.map((tool) => rowOf(tool, of(runs, tool))),
+      ...measured.flatMap(({ share, runs }) =>
+        tools.map((tool) => rowOf(`${share} %`, tool, of(runs, tool))),
+      ),
     ],
-    verdicts: bench.hasGcore ? verdictsOf(of(runs, 'sluice core'), of(runs, 'gcore')) : [],
+    verdicts: bench.hasGcore
+      ? measured.flatMap(({ share, runs }) =>
+          verdictsOf(`${share} %`, of(runs, 'sluice core'), of(runs, 'gcore')),
+        )
+      : [],
     notes: [
+      'written a second: random words, as many as that part of its pages',
       'command: from its start to its end, with starting Node or gdb; on the disk: with a sync after it',
       ...(bench.hasGcore ? [] : [NO_GCORE]),
     ],
-    data: tools.map((tool) => ({ tool, runs: of(runs, tool) })),
+    data: measured.map(({ share, runs }) => ({ share, runs: Object.fromEntries(runs) })),
   };
 }
 
@@ -68,11 +82,12 @@ async function measure(bench: Bench, target: BenchTarget, tool: Tool): Promise<S
   return { ...made, seenUs: Math.max(0, ...stops.map(({ us }) => us)), frozenUs };
 }
 
-function rowOf(tool: Tool, samples: Sample[]): string[] {
+function rowOf(share: string, tool: Tool, samples: Sample[]): string[] {
   const frozen = samples.flatMap(({ frozenUs }) => frozenUs ?? []);
   const ms = (value: (sample: Sample) => number, digits: number) =>
     show(spreadBy(samples, value), digits, MS);
   return [
+    share,
     tool,
     ms(({ seenUs }) => seenUs, 2),
     frozen.length === 0
@@ -92,20 +107,20 @@ function rowOf(tool: Tool, samples: Sample[]): string[] {
   ];
 }
 
-function verdictsOf(sluice: Sample[], gcore: Sample[]): Verdict[] {
+function verdictsOf(share: string, sluice: Sample[], gcore: Sample[]): Verdict[] {
   const seen = ({ seenUs }: Sample) => seenUs;
   const onDisk = ({ onDiskUs }: Sample) => onDiskUs;
   const pauses = ratioOf(gcore.map(seen), sluice.map(seen));
   const times = ratioOf(sluice.map(onDisk), gcore.map(onDisk));
   return [
     {
-      what: 'pause of gcore',
+      what: `${share}: pause of gcore`,
       target: `at least ${LEAST_PAUSE}`,
       value: `${show(pauses, 0)} times that of sluice core`,
       met: pauses.median >= LEAST_PAUSE,
     },
     {
-      what: 'time of sluice core until on the disk',
+      what: `${share}: time of sluice core until on the disk`,
       target: `at most ${MOST_TIME}`,
       value: `${show(times, 2)} times that of gcore`,
       met: times.median <= MOST_TIME,

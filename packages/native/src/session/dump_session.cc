@@ -65,6 +65,7 @@ DumpSession::DumpSession(const SessionOptions& options) : options_(options), fil
     lane.wants_helper = lane.index == 0 && (options_.tracker == TrackerMode::kAuto ||
                                             options_.tracker == TrackerMode::kUffdWp ||
                                             options_.consistency == Consistency::kTwin);
+    lane.wants_program_break = lane.index == 0 && !places_;
     lanes_.push_back(std::make_unique<Lane>(lane));
   }
 }

@@ -214,7 +214,7 @@ void Lane::feed_share(const RoundWork& work, PageRange share, Exchange* exchange
   }
   chunker.finish();
   // Last, because it waits for the other lanes' looks at the page tables.
-  if (helper_ && options_.index == 0 && work.kind != RoundKind::kLive) {
+  if (helper_ && options_.wants_program_break && work.kind != RoundKind::kLive) {
     round_->program_break = program_break(helper_.get());
   }
   if (work.twinning != nullptr) {

@@ -42,6 +42,8 @@ struct LaneOptions {
   size_t read_slots = 1;
   // Start a helper in any case: it is needed for the tracker.
   bool wants_helper = false;
+  // Asks under freeze where the heap ends, to the byte. A core has no place for it.
+  bool wants_program_break = false;
   uint64_t slot_bytes = 0;
   // For which a thread of the target may be stopped; 0 for no limit.
   uint64_t freeze_limit_ms = 0;
