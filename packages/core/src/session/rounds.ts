@@ -140,6 +140,7 @@ export class RoundRunner {
     let failure = await this.#session.attempt(this.#open(round, dir.dir, totalPages));
     const final = last && failure === undefined ? await this.#prepareFinal(survey) : undefined;
     this.#collectedMs = performance.now();
+    const captureMs = this.#meter.elapsedMs;
     failure ??= await this.#session.attempt(this.#capture(round, final ?? round));
     if (failure !== undefined) {
       await dir.discard();
@@ -153,7 +154,7 @@ export class RoundRunner {
       ms: this.#meter.elapsedMs - lookedMs,
     });
     if (final !== undefined) {
-      const startMs = lookedMs + live.captured.memwriteUs / 1000;
+      const startMs = captureMs + live.captured.memdumpUs / 1000;
       this.#finish('final', final, this.#imageDir.dir, startMs);
     }
     return undefined;
