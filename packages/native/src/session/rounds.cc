@@ -163,9 +163,11 @@ void DumpSession::capture_frozen(Round* round, Round* live, After after) {
   };
   if (goes_on_early) {
     thaw();
+    // First of all: the kernel gives the CPU to a thread of the target here that it woke on it, and
+    // not to a drain, for which that thread would wait some milliseconds more.
+    urgent.reset();
     exchange->reach(Mark::kThawed);
     exchange->open_gate();
-    urgent.reset();
     read_other_descriptors();
   }
   exchange->wait_drains(frozen_);
