@@ -482,6 +482,11 @@ export interface Addon {
    */
   controlPrepare(session: number, kind: RoundKind, copy: boolean, copyPages: number): Survey;
   /**
+   * Blocks. Makes a live round with the plan and the cuts of another one, to be taken right after it:
+   * nothing is looked at. Returns its number.
+   */
+  controlRepeat(session: number, live: number): number;
+  /**
    * Blocks. Takes the rounds from `first` to `last`: of each, waits until all lanes and drains stand at
    * its gate. After a freeze the target goes on (`resume`), or is held until `controlRelease` (`stop`).
    */

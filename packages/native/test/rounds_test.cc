@@ -109,7 +109,7 @@ class Chain {
   std::map<uint64_t, std::string> pages_;
 };
 
-// Two live rounds, and a third one with the final round right after it.
+// Two live rounds, and two more with the final round, right after each other.
 void check_rounds(CaptureMode mode, TrackerMode tracker, After after, uint64_t seed,
                   int sharing = MAP_PRIVATE) {
   const TempDir dir("/tmp");
@@ -139,12 +139,15 @@ void check_rounds(CaptureMode mode, TrackerMode tracker, After after, uint64_t s
     chain.add(dump.session.finish_round(round), path);
   }
   const std::string path = directory(2);
+  const std::string path_of_next = directory(3);
   CHECK_EQ(dump.prepare(RoundKind::kLive, path), kNoErrors);
+  CHECK_EQ(dump.repeat(path_of_next), kNoErrors);
   CHECK_EQ(dump.prepare(RoundKind::kFinal, dir.path(), after == After::kResume), kNoErrors);
-  dump.start_capture(2, 3, after);
+  dump.start_capture(2, 4, after);
   CHECK_EQ(dump.wait_capture(), kNoErrors);
   chain.add(dump.session.finish_round(2), path);
-  const RoundResult final = dump.session.finish_round(3);
+  chain.add(dump.session.finish_round(3), path_of_next);
+  const RoundResult final = dump.session.finish_round(4);
   CHECK_EQ(final.table.parent_pages > 0, tracker != TrackerMode::kNone);
   chain.add(final, dir.path());
   CHECK_EQ(dump.session.held(), after == After::kStop);

@@ -133,6 +133,19 @@ class Dump {
     }
     return codes(jobs);
   }
+  // A live round right after the one that was prepared last.
+  std::vector<std::string> repeat(const std::string& dir) {
+    std::vector<std::future<std::string>> jobs;
+    jobs.push_back(control_.run([&] { round = session.control_repeat(round); }));
+    auto found = codes(jobs);
+    if (!found.empty()) {
+      return found;
+    }
+    for (size_t i = 0; i < drains_.size(); ++i) {
+      jobs.push_back(drains_[i].run([this, i, dir] { session.drain_open(i, round, dir, 0); }));
+    }
+    return codes(jobs);
+  }
   void start_capture() { start_capture(0, 0); }
   void start_capture(size_t first, size_t last, After after = After::kResume) {
     for (size_t i = 0; i < lanes_.size(); ++i) {

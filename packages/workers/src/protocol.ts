@@ -6,6 +6,7 @@ import type { WireError } from './error_transport.js';
 export const PINNED_OPS = [
   'controlAttach',
   'controlPrepare',
+  'controlRepeat',
   'controlCapture',
   'controlRelease',
   'controlRequireHeld',

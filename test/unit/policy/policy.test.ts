@@ -129,6 +129,17 @@ describe('decide', () => {
     expect(left).toBe(5000);
   });
 
+  it('freezes right after one more round where another look would find as much again', () => {
+    const rounds = [
+      { pages: GIB.pages, ms: 500 },
+      { pages: 6000, ms: 30 },
+    ];
+    const state = { rounds, sinceCollectedMs: 18, existingPages: GIB.pages, elapsedMs: 600 };
+    expect(decide(DEFAULTS, { ...state, dirtyPages: 1800 }).next).toBe('last');
+    // So few are copied as soon as that round is begun.
+    expect(decide(DEFAULTS, { ...state, dirtyPages: 100 }).next).toBe('freeze');
+  });
+
   it('goes on until the freeze budget is reached, and no longer', () => {
     const target = { ...GIB, writesPerMs: 100 };
     const auto = simulate(target);

@@ -67,6 +67,8 @@ const SCAN_MS_PER_PAGE = 0.4 / 262_144;
 const COPY_MS_PER_PAGE = 0.001;
 const TWIN_MS_PER_PAGE = 0.00008;
 const ROUND_OVERHEAD_MS = 15;
+/** Of a round that the freeze follows at once: nobody waits for a look, or for the drains. */
+const LAST_OVERHEAD_MS = 5;
 /** Until a round was measured: 1 GB/s. */
 const FIRST_PAGES_PER_MS = 250;
 
@@ -120,8 +122,12 @@ export function decide(options: PolicyOptions, state: PolicyState): Decision {
     // Not "last": whether it is reached is looked at before the freeze, not predicted.
     return isStill(rounds, dirtyPages) ? end() : decision('round');
   }
-  if (!pays(copyMs, thenMs) || isStill(rounds, dirtyPages)) return end();
-  return decision(pays(thenMs, laterMs) ? 'round' : 'last');
+  if (pays(copyMs, thenMs) && !isStill(rounds, dirtyPages)) {
+    return decision(pays(thenMs, laterMs) ? 'round' : 'last');
+  }
+  const takesMs = roundMs(rounds, dirtyPages) - ROUND_OVERHEAD_MS + LAST_OVERHEAD_MS;
+  const lastMs = predictFreezeMs(Math.min(existingPages, pagesPerMs * takesMs), existingPages);
+  return pays(copyMs, lastMs) ? decision('last') : end();
 }
 
 /** Whether the freeze may follow a round without another look. */

@@ -48,6 +48,7 @@ export class RoundRunner {
   readonly #taken: TakenRound[] = [];
   readonly #measured: RoundMeasure[] = [];
   #mayTwin = false;
+  #mayRepeat = false;
   /** When the pages of the last live round were collected. */
   #collectedMs = 0;
   /** Of the first look: all pages that exist. */
@@ -74,6 +75,9 @@ export class RoundRunner {
     const { after, consistency } = this.#options;
     // This tracker has a helper, which a twin needs.
     this.#mayTwin = after === 'resume' && consistency !== 'copy' && tracker === 'uffd-wp';
+    // Another tracker would need one more freeze for it.
+    this.#mayRepeat =
+      after === 'resume' && this.#options.rounds === 'auto' && tracker === 'uffd-wp';
     // Without a tracker every round would be a full one, and the freeze not a bit shorter.
     const live = this.#options.rounds === 'auto' ? tracker !== 'none' : this.#options.rounds > 0;
     if (this.#options.handOver?.only) await this.#takeOnly('live');
@@ -130,34 +134,53 @@ export class RoundRunner {
   }
 
   /**
-   * Takes a live round, and if it is the last one the final round right after it, without a line of
-   * JavaScript between them. What goes wrong is returned, and leaves nothing of both.
+   * Takes a live round. If it is the last one, another one of what is written meanwhile and the final round
+   * follow at once, without a line of JavaScript between them: what is written in the time that the next
+   * look and the drains take is far more. What goes wrong is returned, and leaves nothing of them.
    */
   async #takeLive(survey: Survey, lookedMs: number, last: boolean): Promise<Error | undefined> {
     const { round, totalPages } = survey;
-    const dir = await this.#imageDir.createRound(this.#taken.length + 1);
+    const dirs: ImageDir[] = [];
+    const openLive = async (live: number) => {
+      const dir = await this.#imageDir.createRound(this.#taken.length + dirs.length + 1);
+      dirs.push(dir);
+      return this.#session.attempt(this.#open(live, dir.dir, totalPages));
+    };
     this.#cut(round, survey);
-    let failure = await this.#session.attempt(this.#open(round, dir.dir, totalPages));
+    let failure = await openLive(round);
+    if (last && failure === undefined && this.#fitsTwice(totalPages)) {
+      failure = await openLive(await this.#repeat(round));
+    }
     const final = last && failure === undefined ? await this.#prepareFinal(survey) : undefined;
     this.#collectedMs = performance.now();
-    const captureMs = this.#meter.elapsedMs;
+    let startMs = this.#meter.elapsedMs;
     failure ??= await this.#session.attempt(this.#capture(round, final ?? round));
     if (failure !== undefined) {
-      await dir.discard();
+      for (const dir of dirs) await dir.discard();
       await this.#imageDir.clear();
       return failure;
     }
-    const live = this.#finish('live', round, dir.dir, lookedMs);
-    this.#options.placed?.afterRound();
-    this.#measured.push({
-      pages: live.captured.pagesWritten,
-      ms: this.#meter.elapsedMs - lookedMs,
-    });
-    if (final !== undefined) {
-      const startMs = captureMs + live.captured.memdumpUs / 1000;
-      this.#finish('final', final, this.#imageDir.dir, startMs);
+    for (const [index, { dir }] of dirs.entries()) {
+      const { captured } = this.#finish(
+        'live',
+        round + index,
+        dir,
+        index === 0 ? lookedMs : startMs,
+      );
+      startMs += captured.memdumpUs / 1000;
+      this.#options.placed?.afterRound();
+      this.#measured.push({
+        pages: captured.pagesWritten,
+        ms: this.#meter.elapsedMs - lookedMs,
+      });
     }
+    if (final !== undefined) this.#finish('final', final, this.#imageDir.dir, startMs);
     return undefined;
+  }
+
+  /** Whether two more live rounds and the final one all find room in the slots, so that none waits. */
+  #fitsTwice(pages: number): boolean {
+    return this.#mayRepeat && pages * PAGE_BYTES * 3 <= this.#options.budgetBytes;
   }
 
   async #takeFinal(survey: Survey): Promise<Error | undefined> {
@@ -184,10 +207,11 @@ export class RoundRunner {
 
   #decide(dirtyPages: number): Decision {
     const measured = this.#measured;
-    const mostAutoRounds = Math.min(
+    const mostRounds = Math.min(
       MOST_AUTO_ROUNDS,
       Math.floor(MAX_SHARDS / this.#options.drains) - 1,
     );
+    const mostAutoRounds = mostRounds - (this.#mayRepeat ? 1 : 0);
     return decide(
       { ...this.#options, mostAutoRounds, twin: this.#mayTwin },
       {
@@ -226,6 +250,11 @@ export class RoundRunner {
     return this.#session.one(
       this.#crew.control.call('controlPrepare', handle, kind, copy, copyPages),
     );
+  }
+
+  /** Makes a live round that takes what is written while another one is taken. */
+  #repeat(round: number): Promise<number> {
+    return this.#session.one(this.#crew.control.call('controlRepeat', this.#session.handle, round));
   }
 
   #cut(round: number, survey: Survey): void {

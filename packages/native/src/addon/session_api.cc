@@ -202,6 +202,10 @@ void drain_clear(const Napi::CallbackInfo& info, DumpSession* session) {
   places_of(session)->clear_all_but(ranges_of(info[1]));
 }
 
+Napi::Value control_repeat(const Napi::CallbackInfo& info, DumpSession* session) {
+  return number(info.Env(), session->control_repeat(whole_at(info, 1)));
+}
+
 Napi::Value control_prepare(const Napi::CallbackInfo& info, DumpSession* session) {
   const Napi::Env env = info.Env();
   std::vector<SurveyItem> items;
@@ -304,6 +308,7 @@ void add_session_api(Napi::Env env, Napi::Object exports) {
   add_function(env, exports, "sessionPlaces", on<g_sessions, session_places>);
   add_function(env, exports, "controlAttach", on<g_sessions, &DumpSession::control_attach>);
   add_function(env, exports, "controlPrepare", on<g_sessions, control_prepare>);
+  add_function(env, exports, "controlRepeat", on<g_sessions, control_repeat>);
   add_function(env, exports, "controlCapture", on<g_sessions, control_capture>);
   add_function(env, exports, "controlRelease", on<g_sessions, control_release>);
   add_function(env, exports, "controlRequireHeld",

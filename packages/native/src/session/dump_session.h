@@ -177,6 +177,9 @@ class DumpSession {
   // if the options allow that; about `copy_pages` are expected. Returns the number of the round.
   size_t control_prepare(RoundKind kind, std::vector<SurveyItem>* items, bool copy = false,
                          uint64_t copy_pages = 0);
+  // Makes a live round with the plan and the cuts of another one, to be taken right after it.
+  // Nothing is looked at. Returns its number.
+  size_t control_repeat(size_t live);
   // For each of the rounds [first, last]: waits until all lanes and drains stand at its gate, and
   // takes it.
   void control_capture(size_t first, size_t last, After after = After::kResume);
@@ -234,10 +237,10 @@ class DumpSession {
   std::unique_ptr<Tracker> make_tracker(TrackerMode mode);
   std::unique_ptr<Freeze> freeze_target(Exchange* exchange);
   void end_hung_lanes();
-  void capture_live(Round* round, bool drains_too);
+  void capture_live(Round* round, const Round* before, bool drains_too);
   void reset_frozen(Round* round);
   void settle_live(Round* round);
-  void capture_frozen(Round* round, Round* live, After after);
+  void capture_frozen(Round* round, const Round* live, size_t parts, After after);
   void measure_costs(const CapturePlan& plan);
   void prepare_twin(Round* round);
   void note_consistency(Round* round) const;

@@ -127,11 +127,11 @@ ScopedFd Lane::make_userfaultfd() {
 
 std::span<const std::unique_ptr<Slot>> Lane::part(Slots slots) const {
   const std::span all(slots_);
-  if (slots == Slots::kAll || all.size() == 1) {
+  if (all.size() < slots.parts) {
     return all;
   }
-  const size_t half = all.size() / 2;
-  return slots == Slots::kFirstHalf ? all.first(half) : all.subspan(half);
+  const size_t first = all.size() * slots.part / slots.parts;
+  return all.subspan(first, all.size() * (slots.part + 1) / slots.parts - first);
 }
 
 void Lane::make_room(const RoundWork& work, Slots slots) {
@@ -150,9 +150,9 @@ void Lane::capture(const RoundWork& work, const PageRange& share, Slots slots, E
   try {
     // What is in a pipe by reference must not come to the shard after the target was frozen and has
     // gone on: it would be newer than the freeze.
-    copies_ = work.copy || slots == Slots::kFirstHalf || !uses_vmsplice();
+    copies_ = work.copy || !slots.last() || !uses_vmsplice();
     auto used = part(slots);
-    if (copies_ && work.kind == RoundKind::kLive) {
+    if (copies_ && work.kind == RoundKind::kLive && slots.last()) {
       used = used.first(std::min(used.size(), options_.read_slots));
     }
     if (failed_) {
@@ -177,9 +177,9 @@ void Lane::capture(const RoundWork& work, const PageRange& share, Slots slots, E
       exchange->wait_lanes(false);
       end_twin();
     }
-    if (slots != Slots::kFirstHalf || slots_.size() == 1) {
+    if (slots.last() || slots_.size() < slots.parts) {
       // The next round may begin at once, and uses the same slots.
-      if (slots == Slots::kFirstHalf) {
+      if (!slots.last()) {
         exchange->open_gate();  // drains that were to wait for the end of that round
       }
       exchange->wait_empty(options_.index);

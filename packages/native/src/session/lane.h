@@ -38,7 +38,7 @@ struct LaneOptions {
   // Together they are this lane's part of the pinned budget.
   size_t slots = 1;
   // As many where each has a buffer of the dumper's own memory behind it: in rounds that do not
-  // freeze the target, more would not make it faster.
+  // freeze the target and are not followed by one at once, more would not make it faster.
   size_t read_slots = 1;
   // Start a helper in any case: it is needed for the tracker.
   bool wants_helper = false;
@@ -105,9 +105,14 @@ class Lane {
   ScopedFd make_userfaultfd();
   // What to scan rounds with; before the first of them.
   void set_tracker(std::unique_ptr<TrackerScan> scan) { tracker_scan_ = std::move(scan); }
-  // The slots that a round uses. With kFirstHalf, pages are copied and capture comes back as soon
-  // as that is done; the next one, with kSecondHalf, need not wait for the drains.
-  enum class Slots { kAll, kFirstHalf, kSecondHalf };
+  // The slots that a round uses, of rounds that follow each other at once: each has its own part,
+  // so that none need wait for the drains. In all but the last, pages are copied, and capture comes
+  // back as soon as that is done.
+  struct Slots {
+    size_t part = 0;
+    size_t parts = 1;
+    bool last() const { return part + 1 == parts; }
+  };
   // Makes the memory exist that a round will copy to.
   void make_room(const RoundWork& work, Slots slots);
   // Waits at the gate, then feeds the lane's share of the work that control has made by then.

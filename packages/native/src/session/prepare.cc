@@ -196,6 +196,17 @@ size_t DumpSession::control_prepare(RoundKind kind, std::vector<SurveyItem>* ite
   return number;
 }
 
+size_t DumpSession::control_repeat(size_t live) {
+  const Round* const before = round_at(live);
+  size_t number = 0;
+  Round* const round = add_round(&number);
+  round->exchange.check();
+  round->result.kind = RoundKind::kLive;
+  round->work = before->work;
+  round->shares = before->shares;
+  return number;
+}
+
 // `written` only for a live round.
 void DumpSession::add_to_survey(const Round& round, const CaptureItem& item, PageScan* pages,
                                 TrackerScan* written, std::vector<SurveyItem>* items) const {

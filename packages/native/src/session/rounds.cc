@@ -18,22 +18,23 @@ void DumpSession::control_capture(size_t first, size_t last, After after) {
       Round* live = nullptr;
       for (size_t number = first; number <= last; ++number) {
         Round* const round = round_at(number);
+        // The drains may still be busy with the round before: it need not be waited for.
+        round->exchange.wait_ready(live == nullptr);
+        if (live != nullptr) {
+          round->exchange.follow(&live->exchange);
+        }
         if (round->work.kind == RoundKind::kLive) {
-          round->exchange.wait_ready();
           const bool copied = number < last && round_at(last)->work.copy;
-          capture_live(round, !(copied && after == After::kResume));
+          capture_live(round, live, !(copied && after == After::kResume));
           live = round;
         } else {
-          // The drains may still be busy with the round before: the freeze need not wait for that.
-          round->exchange.wait_ready(live == nullptr);
-          if (live != nullptr) {
-            round->exchange.follow(&live->exchange);
-          }
-          capture_frozen(round, live, after);
+          capture_frozen(round, live, last - first + 1, after);
         }
       }
-      if (live != nullptr) {
-        settle_live(live);
+      for (size_t number = first; number <= last; ++number) {
+        if (Round* const round = round_at(number); round->work.kind == RoundKind::kLive) {
+          settle_live(round);
+        }
       }
     });
   } catch (...) {
@@ -57,10 +58,14 @@ void DumpSession::fail_rounds(size_t first, size_t last) {
   }
 }
 
-// `drains_too`: else they begin when a lane has no slots left. What it copied can wait until the
-// freeze is over, which should not come later for them.
-void DumpSession::capture_live(Round* round, bool drains_too) {
+// `before`: the live round right before it, which is not settled yet. `drains_too`: else they begin
+// when a lane has no slots left. What it copied can wait until the freeze is over, which should not
+// come later for them.
+void DumpSession::capture_live(Round* round, const Round* before, bool drains_too) {
   round->owes = true;
+  if (before != nullptr) {
+    round->work.owed = before->owed;
+  }
   if (tracker_->resets_at_once()) {
     reset_frozen(round);
   }
@@ -78,7 +83,7 @@ void DumpSession::capture_live(Round* round, bool drains_too) {
   // What older rounds hold of pages that were owed is out of date, though nothing may tell: such a
   // page was write-protected without being captured, and keeps the protection when the kernel puts
   // the zero page in its place, as it does where a huge page is split.
-  round->chain = united(subtracted(chain_, round->work.owed),
+  round->chain = united(subtracted(before != nullptr ? before->chain : chain_, round->work.owed),
                         subtracted(normalised(std::move(collected)), round->owed));
 }
 
@@ -115,17 +120,16 @@ void DumpSession::settle_live(Round* round) {
   round->owes = false;
 }
 
-// `live`: the round right before it, which is not settled yet.
-void DumpSession::capture_frozen(Round* round, Round* live, After after) {
+// `live`: the round right before it, which is not settled yet, of `parts` that share the slots.
+void DumpSession::capture_frozen(Round* round, const Round* live, size_t parts, After after) {
   const PageRanges& owed = live != nullptr ? live->owed : owed_;
   Exchange* const exchange = &round->exchange;
   RoundWork* const work = &round->work;
   RoundResult* const result = &round->result;
   if (work->twinning != nullptr) {
-    // A round right behind a live one has half of the slots.
-    const uint64_t slots_bytes = options_.budget_bytes / (live != nullptr ? 2 : 1);
-    round->twinning.costs.room_pages = slots_bytes / kPageBytes;
-    round->twinning.costs.pending_pages = live != nullptr ? slots_bytes / kPageBytes : 0;
+    const uint64_t pages = options_.budget_bytes / kPageBytes;
+    round->twinning.costs.room_pages = pages / parts;
+    round->twinning.costs.pending_pages = pages - pages / parts;
   }
   auto freeze = freeze_target(exchange);
   const bool goes_on = after == After::kResume;
@@ -221,9 +225,7 @@ void DumpSession::control_require_held() {
 
 void DumpSession::lane_capture(size_t lane, size_t first, size_t last) {
   const auto slots_of = [&](size_t number) {
-    return first == last    ? Lane::Slots::kAll
-           : number == last ? Lane::Slots::kSecondHalf
-                            : Lane::Slots::kFirstHalf;
+    return Lane::Slots{number - first, last - first + 1};
   };
   try {
     // Beforehand: between two rounds that follow each other, nothing should take time.
