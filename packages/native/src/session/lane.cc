@@ -152,7 +152,7 @@ void Lane::capture(const RoundWork& work, const PageRange& share, Slots slots, E
     // gone on: it would be newer than the freeze.
     copies_ = work.copy || !slots.last() || !uses_vmsplice();
     auto used = part(slots);
-    if (copies_ && work.kind == RoundKind::kLive && slots.last()) {
+    if (copies_ && !work.copy && slots.last()) {
       used = used.first(std::min(used.size(), options_.read_slots));
     }
     if (failed_) {

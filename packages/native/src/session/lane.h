@@ -37,8 +37,8 @@ struct LaneOptions {
   CaptureMode mode = CaptureMode::kAuto;
   // Together they are this lane's part of the pinned budget.
   size_t slots = 1;
-  // As many where each has a buffer of the dumper's own memory behind it: in rounds that do not
-  // freeze the target and are not followed by one at once, more would not make it faster.
+  // As many where each has a buffer of the dumper's own memory behind it: in rounds whose end waits
+  // for the drains, more would not make it faster.
   size_t read_slots = 1;
   // Start a helper in any case: it is needed for the tracker.
   bool wants_helper = false;
