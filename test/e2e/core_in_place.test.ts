@@ -11,6 +11,7 @@ import { resolveDumpOptions } from '../../packages/core/dist/session/options.js'
 import { leakCheck } from '../harness/leaks.js';
 import { type StoppedMemory, whileHeld } from '../harness/oracle.js';
 import { threadsOf } from '../harness/procfs.js';
+import type { ScheduleInfo } from '../harness/schedule.js';
 import { startTarget } from '../harness/target.js';
 import { TempDir } from '../harness/temp.js';
 import { bestTracker } from '../harness/tracker.js';
@@ -302,14 +303,4 @@ async function withSeed(seed: number, check: () => Promise<void>): Promise<void>
     cause.message = `seed ${seed} (${JSON.stringify(optionsOf(seed))}): ${cause.message}`;
     throw cause;
   }
-}
-
-interface ScheduleInfo {
-  pid: number;
-  records: string;
-  recordBytes: number;
-  lazyAt: number;
-  slices: string[];
-  slicePages: number;
-  [field: string]: unknown;
 }

@@ -11,6 +11,7 @@ import { followRounds } from '../harness/dump.js';
 import { leakCheck } from '../harness/leaks.js';
 import { type StoppedMemory, whileHeld, whileStopped } from '../harness/oracle.js';
 import { readVmFlags } from '../harness/procfs.js';
+import type { ScheduleInfo } from '../harness/schedule.js';
 import { type ChildTarget, startTarget } from '../harness/target.js';
 import { TempDir } from '../harness/temp.js';
 import { bestTracker } from '../harness/tracker.js';
@@ -205,14 +206,4 @@ function randomOf(seed: number): (limit: number) => number {
     z = (z + Math.imul(z ^ (z >>> 7), 61 | z)) ^ z;
     return Math.floor((((z ^ (z >>> 14)) >>> 0) / 4294967296) * limit);
   };
-}
-
-interface ScheduleInfo {
-  pid: number;
-  records: string;
-  recordBytes: number;
-  lazyAt: number;
-  slices: string[];
-  slicePages: number;
-  [field: string]: unknown;
 }

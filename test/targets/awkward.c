@@ -14,19 +14,15 @@
 //
 // They are entered in this order. "check" also says whether each still holds, and that no child is
 // there; "write" changes half of the memory and is counted, "turn" tells how often.
-#include "target.h"
+#include "filter.h"
 
 #include <fcntl.h>
-#include <linux/audit.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <stddef.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
@@ -466,22 +462,9 @@ static void enter_filter(const char* action) {
                                      SYS_clock_gettime, SYS_restart_syscall};
   enum { kCount = sizeof allowed / sizeof *allowed };
   const bool notifies = strcmp(action, "notify") == 0;
-  struct sock_filter program[kCount + 3];
-  program[0] =
-      (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
-  for (int i = 0; i < kCount; i++) {
-    program[1 + i] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, allowed[i],
-                                                  (uint8_t)(kCount - i), 0);
-  }
-  program[1 + kCount] = (struct sock_filter)BPF_STMT(
-      BPF_RET | BPF_K, notifies ? SECCOMP_RET_USER_NOTIF : SECCOMP_RET_KILL_PROCESS);
-  program[2 + kCount] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
-  struct sock_fprog filter = {kCount + 3, program};
-  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
-      syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, notifies ? SECCOMP_FILTER_FLAG_NEW_LISTENER : 0,
-              &filter) < 0) {
-    die("seccomp");
-  }
+  filter_calls(allowed, kCount, SECCOMP_RET_ALLOW,
+               notifies ? SECCOMP_RET_USER_NOTIF : SECCOMP_RET_KILL_PROCESS,
+               notifies ? SECCOMP_FILTER_FLAG_NEW_LISTENER : 0);
   g_filtered = true;
 }
 

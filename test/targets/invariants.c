@@ -8,16 +8,12 @@
 // locked: some of it is locked in memory. huge: some of it is in huge pages. filtered: it is killed
 // if it forks, maps or waits. uffd: with a userfaultfd of its own, which is to be told of forks and
 // which nobody reads. nproc: so many tasks may its user have.
-#include "target.h"
+#include "filter.h"
 
 #include <fcntl.h>
-#include <linux/audit.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stddef.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -106,20 +102,8 @@ static void install_filter(void) {
   static const uint32_t killing[] = {SYS_clone, SYS_clone3,  SYS_fork,     SYS_vfork,
                                      SYS_wait4, SYS_madvise, SYS_vmsplice, SYS_pipe2};
   enum { kCount = sizeof killing / sizeof *killing };
-  struct sock_filter program[kCount + 3];
-  program[0] =
-      (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
-  for (int i = 0; i < kCount; i++) {
-    program[1 + i] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, killing[i],
-                                                  (uint8_t)(kCount - i), 0);
-  }
-  program[1 + kCount] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
-  program[2 + kCount] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
-  struct sock_fprog filter = {kCount + 3, program};
-  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
-      syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &filter) != 0) {
-    die("seccomp");
-  }
+  filter_calls(killing, kCount, SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_ALLOW,
+               SECCOMP_FILTER_FLAG_TSYNC);
 }
 
 static void watch_itself(void) {

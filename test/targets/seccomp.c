@@ -3,16 +3,12 @@
 //   process  filter on the whole process        thread  filter on one thread of two
 //   polite   on the whole process; other calls fail with EPERM instead
 //   strict   SECCOMP_MODE_STRICT: only read, write, exit and sigreturn
-#include "target.h"
+#include "filter.h"
 
 #include <errno.h>
-#include <linux/audit.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <stddef.h>
 #include <sys/mman.h>
 
 enum { kMemory = 4 << 20 };
@@ -23,20 +19,7 @@ static void install_filter(uint32_t otherwise) {
                                      SYS_exit_group, SYS_rt_sigreturn,    SYS_futex,
                                      SYS_nanosleep,  SYS_clock_nanosleep, SYS_restart_syscall};
   enum { kCount = sizeof allowed / sizeof *allowed };
-  struct sock_filter program[kCount + 3];
-  program[0] =
-      (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
-  for (int i = 0; i < kCount; i++) {
-    program[1 + i] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, allowed[i],
-                                                  (uint8_t)(kCount - i), 0);
-  }
-  program[1 + kCount] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, otherwise);
-  program[2 + kCount] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
-  struct sock_fprog filter = {kCount + 3, program};
-  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
-      prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) != 0) {
-    die("seccomp");
-  }
+  filter_calls(allowed, kCount, SECCOMP_RET_ALLOW, otherwise, 0);
 }
 
 static void say(const char* text) {

@@ -6,11 +6,10 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
 #include <map>
 
 #include "check.h"
+#include "faults.h"
 #include "kernel/syscalls.h"
 #include "pipe/shard_file.h"
 #include "tools.h"
@@ -32,37 +31,6 @@ std::string make_file(const TempDir& dir) {
   CHECK(fd >= 0);
   ::close(fd);
   return path;
-}
-
-std::string read_file(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  CHECK(in.good());
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
-// Set only while it lives, so that nothing else is hit.
-class Faults {
- public:
-  explicit Faults(std::vector<sys::Fault> faults) { sys::set_faults(std::move(faults)); }
-  ~Faults() { sys::set_faults({}); }
-  Faults(const Faults&) = delete;
-  Faults& operator=(const Faults&) = delete;
-};
-
-sys::Fault fails(long number, int errnum, int64_t skip = 0, int64_t times = -1) {
-  sys::Fault fault;
-  fault.number = number;
-  fault.errnum = errnum;
-  fault.skip = skip;
-  fault.times = times;
-  return fault;
-}
-
-sys::Fault caps(long number, uint64_t bytes) {
-  sys::Fault fault;
-  fault.number = number;
-  fault.cap_bytes = bytes;
-  return fault;
 }
 
 // Mappings that do not overlap, of some 200 pages together; often one right behind the other.

@@ -7,10 +7,10 @@
 
 #include <algorithm>
 #include <fstream>
-#include <iterator>
 #include <map>
 
 #include "check.h"
+#include "faults.h"
 #include "kernel/syscalls.h"
 #include "tools.h"
 
@@ -19,12 +19,6 @@ namespace {
 
 constexpr const char* kDirs[] = {"/tmp", "/dev/shm"};
 constexpr uint64_t kSlotBytes = 16 * kPageBytes;
-
-std::string read_file(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  CHECK(in.good());
-  return {std::istreambuf_iterator<char>(in), {}};
-}
 
 uint32_t naive_crc32c(const std::string& bytes) {
   uint32_t sum = ~0u;
@@ -43,31 +37,6 @@ std::vector<uint32_t> naive_pieces(const std::string& bytes, uint64_t piece) {
     sums.push_back(naive_crc32c(bytes.substr(at, piece)));
   }
   return sums;
-}
-
-// Set only while the shard works, so that nothing else is hit.
-class Faults {
- public:
-  explicit Faults(std::vector<sys::Fault> faults) { sys::set_faults(std::move(faults)); }
-  ~Faults() { sys::set_faults({}); }
-  Faults(const Faults&) = delete;
-  Faults& operator=(const Faults&) = delete;
-};
-
-sys::Fault fails(long number, int errnum, int64_t skip = 0, int64_t times = -1) {
-  sys::Fault fault;
-  fault.number = number;
-  fault.errnum = errnum;
-  fault.skip = skip;
-  fault.times = times;
-  return fault;
-}
-
-sys::Fault caps(long number, uint64_t bytes) {
-  sys::Fault fault;
-  fault.number = number;
-  fault.cap_bytes = bytes;
-  return fault;
 }
 
 // A slot filled with random pages, and what its shard must come to hold.

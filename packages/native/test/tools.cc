@@ -11,6 +11,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <iterator>
 #include <set>
 #include <sstream>
@@ -30,6 +31,12 @@ TempDir::TempDir(std::string base) : path_(std::move(base) + "/sluice-test-XXXXX
 TempDir::~TempDir() {
   std::error_code ignored;
   std::filesystem::remove_all(path_, ignored);
+}
+
+std::string read_file(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  CHECK(in.good());
+  return {std::istreambuf_iterator<char>(in), {}};
 }
 
 bool TempDir::empty() const { return std::filesystem::is_empty(path_); }

@@ -31,6 +31,9 @@ class TempDir {
   std::string path_;
 };
 
+// All bytes of a file.
+std::string read_file(const std::string& path);
+
 // An object, zeroed, that children forked from here share. T is plain data and atomics.
 template <typename T>
 class Shared {
