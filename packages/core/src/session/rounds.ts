@@ -141,15 +141,15 @@ export class RoundRunner {
   async #takeLive(survey: Survey, lookedMs: number, last: boolean): Promise<Error | undefined> {
     const { round, totalPages } = survey;
     const dirs: ImageDir[] = [];
-    const openLive = async (live: number) => {
+    const openLive = async (live: number, pages: number) => {
       const dir = await this.#imageDir.createRound(this.#taken.length + dirs.length + 1);
       dirs.push(dir);
-      return this.#session.attempt(this.#open(live, dir.dir, totalPages));
+      return this.#session.attempt(this.#open(live, dir.dir, pages));
     };
     this.#cut(round, survey);
-    let failure = await openLive(round);
-    if (last && failure === undefined && this.#fitsTwice(totalPages)) {
-      failure = await openLive(await this.#repeat(round));
+    let failure = await openLive(round, totalPages);
+    if (last && failure === undefined && this.#fitsTwice(survey)) {
+      failure = await openLive(await this.#repeat(round), 0);
     }
     const final = last && failure === undefined ? await this.#prepareFinal(survey) : undefined;
     this.#collectedMs = performance.now();
@@ -179,8 +179,17 @@ export class RoundRunner {
   }
 
   /** Whether two more live rounds and the final one all find room in the slots, so that none waits. */
-  #fitsTwice(pages: number): boolean {
-    return this.#mayRepeat && pages * PAGE_BYTES * 3 <= this.#options.budgetBytes;
+  #fitsTwice(survey: Survey): boolean {
+    const { budgetBytes, lanes } = this.#options;
+    // Cut by all pages, most of those that are left may be one lane's.
+    const slotBytes = this.#mostlyLooks(survey) ? budgetBytes / lanes : budgetBytes;
+    return this.#mayRepeat && survey.totalPages * PAGE_BYTES * 3 <= slotBytes;
+  }
+
+  /** Whether the lanes' time in the final round goes to looking at all pages, not to copying some of them. */
+  #mostlyLooks({ totalPages }: Survey): boolean {
+    const existing = this.#existing?.totalPages ?? totalPages;
+    return totalPages * LOOKS_PER_COPY < existing;
   }
 
   async #takeFinal(survey: Survey): Promise<Error | undefined> {
@@ -197,10 +206,7 @@ export class RoundRunner {
     const copy = this.#options.after === 'resume';
     const copyPages = Math.max(LEAST_COPY_PAGES, totalPages * COPY_MARGIN);
     const { round } = await this.#prepare('final', copy, copyPages);
-    // What the lanes spend their time on: looking at all pages, or copying some of them.
-    const existing = this.#existing ?? survey;
-    const mostlyLooks = totalPages * LOOKS_PER_COPY < existing.totalPages;
-    this.#cut(round, mostlyLooks ? existing : survey);
+    this.#cut(round, this.#mostlyLooks(survey) ? (this.#existing ?? survey) : survey);
     await this.#session.all(this.#open(round, this.#imageDir.dir, totalPages));
     return round;
   }

@@ -29,22 +29,32 @@ void Exchange::wait_while_moving(bool frozen, Ready ready) {
     return;
   }
   using Clock = std::chrono::steady_clock;
-  uint64_t seen = moves_;
+  uint64_t seen = moves();
   while (!progress_.wait_until(lock, std::min(Clock::now() + kStallLimit, freeze_ends_),
                                [&] { return over_ || ready(); })) {
     if (Clock::now() >= freeze_ends_) {
       throw Error("FREEZE_LIMIT", 0, "", 0,
                   "the freeze lasted longer than its limit and was ended; the process runs again");
     }
-    if (moves_ == seen) {
+    const uint64_t now = moves();
+    if (now == seen) {
       throw Error("FREEZE_TIMEOUT", 0, "", 0,
                   "no page moved for " + std::to_string(kStallLimit.count()) +
                       " s while it was frozen: the disk stands still, or reading the memory waits "
                       "for the process itself");
     }
-    seen = moves_;
+    seen = now;
   }
   throw_if_over();
+}
+
+// With those of the round before, which the drains may still be at.
+uint64_t Exchange::moves() const {
+  if (before_ == nullptr) {
+    return moves_;
+  }
+  const std::lock_guard<std::mutex> lock(before_->mutex_);
+  return moves_ + before_->moves();
 }
 
 void Exchange::throw_if_over() const {

@@ -86,6 +86,7 @@ class Exchange {
 
  private:
   void let_drains_in();
+  uint64_t moves() const;
   template <typename Ready>
   void wait(std::unique_lock<std::mutex>* lock, std::condition_variable* changed, Ready ready);
   template <typename Ready>
@@ -115,7 +116,7 @@ class Exchange {
   bool drains_open_ = false;
   bool over_ = false;
   std::chrono::steady_clock::time_point freeze_ends_ = std::chrono::steady_clock::time_point::max();
-  uint64_t moves_ = 0;  // of slots
+  uint64_t moves_ = 0;  // of slots of this round
   uint64_t pinned_bytes_ = 0;
   uint64_t pinned_peak_bytes_ = 0;
 };

@@ -155,8 +155,13 @@ void Lane::capture(const RoundWork& work, const PageRange& share, Slots slots, E
     if (copies_ && !work.copy && slots.last()) {
       used = used.first(std::min(used.size(), options_.read_slots));
     }
-    if (failed_) {
-      std::for_each(slots_.begin(), slots_.end(), [](const auto& slot) { slot->discard(); });
+    if (slots.part == 0) {
+      // Also those that were given away before others failed. Later no drain may be disturbed.
+      for (const auto& slot : slots_) {
+        if (failed_ || slot->bytes > 0) {
+          slot->discard();
+        }
+      }
       failed_ = false;
     }
     for (const auto& slot : used) {
