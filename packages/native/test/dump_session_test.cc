@@ -17,6 +17,7 @@
 #include <thread>
 
 #include "child.h"
+#include "faults.h"
 #include "kernel/probes.h"
 #include "kernel/syscalls.h"
 #include "session_rig.h"
@@ -268,14 +269,6 @@ class Counting {
   std::string before_;
 };
 
-sys::Fault failing(long number, int errnum, int64_t skip = 0) {
-  sys::Fault fault;
-  fault.number = number;
-  fault.errnum = errnum;
-  fault.skip = skip;
-  return fault;
-}
-
 constexpr CaptureMode kModes[] = {CaptureMode::kVmsplice, CaptureMode::kRead};
 
 size_t count(const std::vector<std::string>& codes, const char* code) {
@@ -313,7 +306,7 @@ TEST(dump_session_cancelled_anywhere) {
     CHECK_EQ(dump.attach(), kNoErrors);
     CHECK_EQ(dump.prepare(), kNoErrors);
     // Drains stand still from some slot on, so that the dump cannot be over before it is cancelled.
-    sys::set_faults({failing(SYS_splice, EAGAIN, static_cast<int64_t>(below(random, 60)))});
+    sys::set_faults({fails(SYS_splice, EAGAIN, static_cast<int64_t>(below(random, 60)))});
     const uint64_t pages = below(random, 60);
     if (pages == 0) {
       dump.session.cancel();
@@ -342,7 +335,7 @@ TEST(dump_session_disk_full_in_the_middle) {
     Dump dump(options);
     CHECK_EQ(dump.attach(), kNoErrors);
     CHECK_EQ(dump.prepare(), kNoErrors);
-    sys::set_faults({failing(SYS_splice, ENOSPC, 10)});
+    sys::set_faults({fails(SYS_splice, ENOSPC, 10)});
     dump.start_capture();
     const auto codes = dump.wait_capture();
     sys::set_faults({});
@@ -359,7 +352,7 @@ TEST(dump_session_disk_full_before_the_freeze) {
   const TempDir dir("/tmp");
   Dump dump(options_for(target.pid(), dir, CaptureMode::kVmsplice));
   CHECK_EQ(dump.attach(), kNoErrors);
-  sys::set_faults({failing(SYS_fallocate, ENOSPC)});
+  sys::set_faults({fails(SYS_fallocate, ENOSPC)});
   CHECK_EQ(dump.prepare(), std::vector<std::string>{"DISK_FULL"});
   sys::set_faults({});
   dump.detach();
@@ -369,13 +362,13 @@ TEST(dump_session_disk_full_before_the_freeze) {
 TEST(dump_session_falls_back_to_reading) {
   Counting target;
   const TempDir dir("/tmp");
-  sys::set_faults({failing(SYS_pidfd_getfd, EPERM)});
+  sys::set_faults({fails(SYS_pidfd_getfd, EPERM)});
   {
     Dump dump(options_for(target.pid(), dir, CaptureMode::kVmsplice));
     CHECK_EQ(dump.attach(), std::vector<std::string>{"CAPTURE_UNAVAILABLE"});
   }
   target.check_unharmed();
-  sys::set_faults({failing(SYS_pidfd_getfd, EPERM)});
+  sys::set_faults({fails(SYS_pidfd_getfd, EPERM)});
   Dump dump(options_for(target.pid(), dir, CaptureMode::kAuto));
   CHECK_EQ(dump.attach(), kNoErrors);
   CHECK_EQ(dump.helpers.load(), 0);
@@ -399,7 +392,7 @@ TEST(dump_session_target_killed_while_it_is_read) {
     Dump dump(options);
     CHECK_EQ(dump.attach(), kNoErrors);
     CHECK_EQ(dump.prepare(), kNoErrors);
-    sys::set_faults({failing(SYS_splice, EAGAIN)});
+    sys::set_faults({fails(SYS_splice, EAGAIN)});
     dump.start_capture();
     wait_until("pages are captured", [&] { return dump.session.pages_captured() > 0; });
     ::kill(target.pid(), SIGKILL);
@@ -444,7 +437,7 @@ TEST(dump_session_target_killed_before_it_is_scanned) {
   }
   CHECK(!vdso.empty());
   dump.session.set_cuts(0, {vdso.start, vdso.end});
-  sys::set_faults({failing(SYS_ioctl, EINTR)});  // the other lanes scan again and again
+  sys::set_faults({fails(SYS_ioctl, EINTR)});  // the other lanes scan again and again
   dump.start_capture();
   wait_until("the vDSO is drained", [&] { return dump.session.bytes_drained() == vdso.bytes(); });
   ::kill(target.pid(), SIGKILL);

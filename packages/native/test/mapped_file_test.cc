@@ -10,6 +10,7 @@
 #include <set>
 
 #include "check.h"
+#include "faults.h"
 #include "kernel/syscalls.h"
 #include "tools.h"
 
@@ -116,14 +117,9 @@ TEST(mapped_file_data_ranges_that_cannot_be_told) {
   const ScopedFd fd = make_memfd(4 * kPageBytes);
   CHECK(::pwrite(fd.get(), "x", 1, 0) == 1);
   for (const int64_t skip : {0, 1}) {
-    sys::Fault fault;
-    fault.number = SYS_lseek;
-    fault.errnum = EINVAL;
-    fault.skip = skip;
-    sys::set_faults({fault});
+    const Faults faults({fails(SYS_lseek, EINVAL, skip)});
     CHECK(!data_ranges(fd.get(), 0, 4 * kPageBytes).has_value());
   }
-  sys::set_faults({});
   CHECK_EQ(data_ranges(fd.get(), 0, 4 * kPageBytes)->size(), 1);
 }
 

@@ -11,6 +11,7 @@
 #include <set>
 
 #include "child.h"
+#include "faults.h"
 #include "kernel/abi.h"
 #include "kernel/probes.h"
 #include "kernel/proc_file.h"
@@ -28,10 +29,7 @@ enum class Way { kIoctl, kPagemap };
 
 std::unique_ptr<PageScan> open_scan(pid_t pid, Way way) {
   if (way == Way::kPagemap) {
-    sys::Fault fault;
-    fault.number = SYS_ioctl;
-    fault.errnum = ENOTTY;
-    sys::set_faults({fault});
+    sys::set_faults({fails(SYS_ioctl, ENOTTY)});
   }
   auto scan = PageScan::open(pid);
   sys::set_faults({});
@@ -334,17 +332,13 @@ TEST(page_scan_errors) {
   const auto scan = open_scan(child.pid(), Way::kIoctl);
   const auto read = open_scan(child.pid(), Way::kPagemap);
   const auto failing = [](PageScan* any, long number, int errnum) {
-    sys::Fault fault;
-    fault.number = number;
-    fault.errnum = errnum;
-    sys::set_faults({fault});
+    const Faults faults({fails(number, errnum)});
     std::string code = "none";
     try {
       any->scan({kPageBytes, 2 * kPageBytes}, PageFilter::kOwn, [](PageRange) { return true; });
     } catch (const Error& error) {
       code = error.code();
     }
-    sys::set_faults({});
     return code;
   };
   if (probe_pagemap_scan().ok) {

@@ -8,6 +8,7 @@
 #include <map>
 
 #include "child.h"
+#include "faults.h"
 #include "session_rig.h"
 #include "target/target_memory.h"
 #include "tools.h"
@@ -160,6 +161,29 @@ void check_rounds(CaptureMode mode, TrackerMode tracker, After after, uint64_t s
   CHECK_EQ(snapshot(target.pid()), before);
 }
 
+void fail_capture(Dump* dump, size_t first, size_t last) {
+  const Faults faults({fails(SYS_splice, EIO)});
+  dump->start_capture(first, last);
+  CHECK(!dump->wait_capture().empty());
+}
+
+// The final round `number`, which all pages are owed to.
+void check_all_owed(Dump* dump, size_t number, const Busy& target, const TempDir& dir) {
+  dump->start_capture(number, number, After::kStop);
+  CHECK_EQ(dump->wait_capture(), kNoErrors);
+  const RoundResult final = dump->session.finish_round(number);
+  CHECK_EQ(final.table.parent_pages, uint64_t{0});
+  uint64_t end = 0;
+  for (const StoredRun& run : final.table.runs) {
+    CHECK(run.address >= end);
+    end = run.address + run.pages * kPageBytes;
+  }
+  Chain chain(target);
+  chain.add(final, dir.path());
+  chain.compare(target);
+  CHECK_EQ(dump->release(DumpSession::Release::kResume), kNoErrors);
+}
+
 // A round that fails. What it had collected must be in the next one.
 void check_owed(TrackerMode tracker) {
   const TempDir dir("/tmp");
@@ -171,22 +195,9 @@ void check_owed(TrackerMode tracker) {
   CHECK_EQ(dump.attach(), kNoErrors);
   CHECK_EQ(dump.track(), kNoErrors);
   CHECK_EQ(dump.prepare(RoundKind::kLive, other.path()), kNoErrors);
-  sys::Fault fault;
-  fault.number = SYS_splice;
-  fault.errnum = EIO;
-  sys::set_faults({fault});
-  dump.start_capture(0, 0);
-  CHECK(!dump.wait_capture().empty());
-  sys::set_faults({});
+  fail_capture(&dump, 0, 0);
   CHECK_EQ(dump.prepare(RoundKind::kFinal, dir.path()), kNoErrors);
-  dump.start_capture(1, 1, After::kStop);
-  CHECK_EQ(dump.wait_capture(), kNoErrors);
-  const RoundResult final = dump.session.finish_round(1);
-  CHECK_EQ(final.table.parent_pages, uint64_t{0});
-  Chain chain(target);
-  chain.add(final, dir.path());
-  chain.compare(target);
-  CHECK_EQ(dump.release(DumpSession::Release::kResume), kNoErrors);
+  check_all_owed(&dump, 1, target, dir);
 }
 
 // Rounds right after each other that fail when their drains begin, which is after a lane that had
@@ -206,27 +217,10 @@ void check_owed_at_once(TrackerMode tracker) {
   CHECK_EQ(dump.prepare(RoundKind::kLive, lost[0].path()), kNoErrors);
   CHECK_EQ(dump.repeat(lost[1].path()), kNoErrors);
   CHECK_EQ(dump.prepare(RoundKind::kFinal, lost[2].path(), true), kNoErrors);
-  sys::Fault fault;
-  fault.number = SYS_splice;
-  fault.errnum = EIO;
-  sys::set_faults({fault});
-  dump.start_capture(0, 2);
-  CHECK(!dump.wait_capture().empty());
-  sys::set_faults({});
+  fail_capture(&dump, 0, 2);
   CHECK_EQ(dump.prepare(RoundKind::kFinal, dir.path()), kNoErrors);
   dump.session.set_cuts(3, {target.start() + kPages / 2 * kPageBytes});
-  dump.start_capture(3, 3, After::kStop);
-  CHECK_EQ(dump.wait_capture(), kNoErrors);
-  const RoundResult final = dump.session.finish_round(3);
-  uint64_t end = 0;
-  for (const StoredRun& run : final.table.runs) {
-    CHECK(run.address >= end);
-    end = run.address + run.pages * kPageBytes;
-  }
-  Chain chain(target);
-  chain.add(final, dir.path());
-  chain.compare(target);
-  CHECK_EQ(dump.release(DumpSession::Release::kResume), kNoErrors);
+  check_all_owed(&dump, 3, target, dir);
 }
 
 // Those that tell pages apart. Throws Skip if there is none.

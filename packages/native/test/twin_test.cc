@@ -13,6 +13,7 @@
 
 #include "check.h"
 #include "child.h"
+#include "faults.h"
 #include "kernel/proc_stat.h"
 #include "kernel/proc_status.h"
 #include "kernel/syscalls.h"
@@ -293,10 +294,7 @@ TEST(twin_that_is_killed_while_it_is_read) {
   CHECK_EQ(dump.prepare(RoundKind::kWhole, dir.path(), true), kNoErrors);
   const std::vector<pid_t> helpers = children_of(target.pid());
   // No slot is emptied until the twin is dead, and all of it is more than they hold.
-  sys::Fault fault;
-  fault.number = SYS_splice;
-  fault.errnum = EINTR;
-  sys::set_faults({fault});
+  sys::set_faults({fails(SYS_splice, EINTR)});
   dump.start_capture();
   pid_t twin = 0;
   wait_until("there is a twin, and the target runs", [&] {
