@@ -114,7 +114,8 @@ export function decide(options: PolicyOptions, state: PolicyState): Decision {
 
   const { freezeBudgetMs } = options;
   if (freezeBudgetMs !== undefined && freezeMs <= freezeBudgetMs) return decision('freeze');
-  const after = (pages: number) => Math.min(existingPages, pagesPerMs * roundMs(rounds, pages));
+  const after = (pages: number, overheadMs?: number) =>
+    Math.min(existingPages, pagesPerMs * roundMs(rounds, pages, overheadMs));
   const dirtyThen = after(dirtyPages);
   const thenMs = predictFreezeMs(dirtyThen, existingPages);
   const laterMs = predictFreezeMs(after(dirtyThen), existingPages);
@@ -125,8 +126,7 @@ export function decide(options: PolicyOptions, state: PolicyState): Decision {
   if (pays(copyMs, thenMs) && !isStill(rounds, dirtyPages)) {
     return decision(pays(thenMs, laterMs) ? 'round' : 'last');
   }
-  const takesMs = roundMs(rounds, dirtyPages) - ROUND_OVERHEAD_MS + LAST_OVERHEAD_MS;
-  const lastMs = predictFreezeMs(Math.min(existingPages, pagesPerMs * takesMs), existingPages);
+  const lastMs = predictFreezeMs(after(dirtyPages, LAST_OVERHEAD_MS), existingPages);
   return pays(copyMs, lastMs) ? decision('last') : end();
 }
 
@@ -147,7 +147,11 @@ function isStill(rounds: readonly RoundMeasure[], dirtyPages: number): boolean {
 }
 
 /** How long a round with so many pages takes, by what the rounds before it took. */
-function roundMs(rounds: readonly RoundMeasure[], pages: number): number {
+function roundMs(
+  rounds: readonly RoundMeasure[],
+  pages: number,
+  overheadMs = ROUND_OVERHEAD_MS,
+): number {
   const largest = rounds.reduce((most, round) => (round.pages > most.pages ? round : most), {
     pages: 0,
     ms: 0,
@@ -156,5 +160,5 @@ function roundMs(rounds: readonly RoundMeasure[], pages: number): number {
     largest.pages === 0
       ? FIRST_PAGES_PER_MS
       : largest.pages / Math.max(largest.ms - ROUND_OVERHEAD_MS, largest.ms / 2);
-  return ROUND_OVERHEAD_MS + pages / pagesPerMs;
+  return overheadMs + pages / pagesPerMs;
 }

@@ -140,11 +140,11 @@ export class RoundRunner {
    */
   async #takeLive(survey: Survey, lookedMs: number, last: boolean): Promise<Error | undefined> {
     const { round, totalPages } = survey;
-    const dirs: ImageDir[] = [];
-    const openLive = async (live: number, pages: number) => {
-      const dir = await this.#imageDir.createRound(this.#taken.length + dirs.length + 1);
-      dirs.push(dir);
-      return this.#session.attempt(this.#open(live, dir.dir, pages));
+    const lives: { number: number; dir: ImageDir }[] = [];
+    const openLive = async (number: number, pages: number) => {
+      const dir = await this.#imageDir.createRound(this.#taken.length + lives.length + 1);
+      lives.push({ number, dir });
+      return this.#session.attempt(this.#open(number, dir.dir, pages));
     };
     this.#cut(round, survey);
     let failure = await openLive(round, totalPages);
@@ -156,16 +156,16 @@ export class RoundRunner {
     let startMs = this.#meter.elapsedMs;
     failure ??= await this.#session.attempt(this.#capture(round, final ?? round));
     if (failure !== undefined) {
-      for (const dir of dirs) await dir.discard();
+      for (const { dir } of lives) await dir.discard();
       await this.#imageDir.clear();
       return failure;
     }
-    for (const [index, { dir }] of dirs.entries()) {
+    for (const { number, dir } of lives) {
       const { captured } = this.#finish(
         'live',
-        round + index,
-        dir,
-        index === 0 ? lookedMs : startMs,
+        number,
+        dir.dir,
+        number === round ? lookedMs : startMs,
       );
       startMs += captured.memdumpUs / 1000;
       this.#options.placed?.afterRound();
@@ -182,14 +182,14 @@ export class RoundRunner {
   #fitsTwice(survey: Survey): boolean {
     const { budgetBytes, lanes } = this.#options;
     // Cut by all pages, most of those that are left may be one lane's.
-    const slotBytes = this.#mostlyLooks(survey) ? budgetBytes / lanes : budgetBytes;
+    const slotBytes = this.#finalCuts(survey) === survey ? budgetBytes : budgetBytes / lanes;
     return this.#mayRepeat && survey.totalPages * PAGE_BYTES * 3 <= slotBytes;
   }
 
-  /** Whether the lanes' time in the final round goes to looking at all pages, not to copying some of them. */
-  #mostlyLooks({ totalPages }: Survey): boolean {
-    const existing = this.#existing?.totalPages ?? totalPages;
-    return totalPages * LOOKS_PER_COPY < existing;
+  /** What the final round is cut by: whether its time goes to looking at all pages, or to copying some. */
+  #finalCuts(survey: Survey): Survey {
+    const existing = this.#existing ?? survey;
+    return survey.totalPages * LOOKS_PER_COPY < existing.totalPages ? existing : survey;
   }
 
   async #takeFinal(survey: Survey): Promise<Error | undefined> {
@@ -206,7 +206,7 @@ export class RoundRunner {
     const copy = this.#options.after === 'resume';
     const copyPages = Math.max(LEAST_COPY_PAGES, totalPages * COPY_MARGIN);
     const { round } = await this.#prepare('final', copy, copyPages);
-    this.#cut(round, this.#mostlyLooks(survey) ? (this.#existing ?? survey) : survey);
+    this.#cut(round, this.#finalCuts(survey));
     await this.#session.all(this.#open(round, this.#imageDir.dir, totalPages));
     return round;
   }
