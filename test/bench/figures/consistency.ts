@@ -16,7 +16,7 @@ const PAGES_PER_MIB = 256;
 const MIB_PER_GIB = 1024;
 const MS = 1000;
 /** Parts of its pages that the target writes to in a second, percent. */
-export const SHARES = [1, 10, 50, 100] as const;
+const SHARES = [1, 10, 50, 100] as const;
 /** So long it writes before each dump. */
 const UNDISTURBED_MS = 300;
 
@@ -46,19 +46,12 @@ export async function consistency(bench: Bench): Promise<Figure> {
   if (sizes.length === 0) throw new Skipped('no target of the sizes asked for fits here');
   const mib = sizes.includes(PREFERRED_MIB) ? PREFERRED_MIB : at(sizes, -1);
   const ways: Way[] = ['auto', 'copy', 'twin', 'auto, no rounds'];
-  const measured = await bench.withTarget(mib, async (target) => {
-    const shares: { share: number; runs: Map<Way, Sample[]> }[] = [];
-    for (const share of SHARES) {
-      await target.write(wordsPerSecond(share, mib));
-      const all: Way[] = bench.hasGcore && share === SHARES[0] ? [...ways, 'gcore'] : ways;
-      const runs = await interleave(bench.options.runs, all, (way, run) => {
-        bench.tell(`consistency, ${share} %, run ${run + 1}: ${way}`);
-        return sample(bench, target, way);
-      });
-      await target.still();
-      shares.push({ share, runs });
-    }
-    return shares;
+  const measured = await atEachShare(bench, mib, (target, share) => {
+    const all: Way[] = bench.hasGcore && share === SHARES[0] ? [...ways, 'gcore'] : ways;
+    return interleave(bench.options.runs, all, (way, run) => {
+      bench.tell(`consistency, ${share} %, run ${run + 1}: ${way}`);
+      return sample(bench, target, way);
+    });
   });
   bench.tell('consistency: Redis');
   const redis = await forkOfRedis(bench.scratch, mib);
@@ -85,9 +78,21 @@ export async function consistency(bench: Bench): Promise<Figure> {
   };
 }
 
-/** So many random words are written to a part of a target's pages. */
-export function wordsPerSecond(share: number, mib: number): number {
-  return (mib * PAGES_PER_MIB * share) / 100;
+/** Runs of a target while it writes: as many random words a second as each share of its pages. */
+export async function atEachShare<Runs>(
+  bench: Bench,
+  mib: number,
+  measure: (target: BenchTarget, share: number) => Promise<Runs>,
+): Promise<{ share: number; runs: Runs }[]> {
+  return await bench.withTarget(mib, async (target) => {
+    const measured: { share: number; runs: Runs }[] = [];
+    for (const share of SHARES) {
+      await target.write((mib * PAGES_PER_MIB * share) / 100);
+      measured.push({ share, runs: await measure(target, share) });
+      await target.still();
+    }
+    return measured;
+  });
 }
 
 async function sample(bench: Bench, target: BenchTarget, way: Way): Promise<Sample> {

@@ -3,7 +3,7 @@ import { type Bench, type CoreSample, NO_GCORE } from '../bench.js';
 import type { BenchTarget } from '../bench_target.js';
 import { type Figure, show, sizeName, type Verdict } from '../report.js';
 import { at, interleave, of, ratioOf, spreadBy } from '../statistics.js';
-import { SHARES, wordsPerSecond } from './consistency.js';
+import { atEachShare } from './consistency.js';
 
 const COMPARED_MIB = 1024;
 const LEAST_PAUSE = 500;
@@ -24,19 +24,12 @@ export async function core(bench: Bench): Promise<Figure> {
   const sizes = bench.largeSizes();
   const mib = sizes.includes(COMPARED_MIB) ? COMPARED_MIB : at(sizes, 0);
   const tools: Tool[] = bench.hasGcore ? ['sluice core', 'gcore'] : ['sluice core'];
-  const measured = await bench.withTarget(mib, async (target) => {
-    const shares: { share: number; runs: Map<Tool, Sample[]> }[] = [];
-    for (const share of SHARES) {
-      await target.write(wordsPerSecond(share, mib));
-      const runs = await interleave(bench.options.runs, tools, (tool, round) => {
-        bench.tell(`core, ${sizeName(mib)}, ${share} %, run ${round + 1}: ${tool}`);
-        return measure(bench, target, tool);
-      });
-      await target.still();
-      shares.push({ share, runs });
-    }
-    return shares;
-  });
+  const measured = await atEachShare(bench, mib, (target, share) =>
+    interleave(bench.options.runs, tools, (tool, round) => {
+      bench.tell(`core, ${sizeName(mib)}, ${share} %, run ${round + 1}: ${tool}`);
+      return measure(bench, target, tool);
+    }),
+  );
   return {
     title: `A core of a target of ${sizeName(mib)} that writes all the time`,
     rows: [
