@@ -10,9 +10,9 @@
 enum { kMostFiltered = 32 };
 
 // Gives calls of `numbers` the action `those`, all others the action `others`. `flags` as
-// seccomp(2) has them; returns what it does.
-static inline int filter_calls(const uint32_t* numbers, int count, uint32_t those, uint32_t others,
-                               unsigned flags) {
+// seccomp(2) has them; a listener stays open.
+static inline void filter_calls(const uint32_t* numbers, int count, uint32_t those, uint32_t others,
+                                unsigned flags) {
   struct sock_filter program[kMostFiltered + 3];
   if (count > kMostFiltered) {
     die("a filter for so many calls");
@@ -29,9 +29,9 @@ static inline int filter_calls(const uint32_t* numbers, int count, uint32_t thos
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
     die("no_new_privs");
   }
-  const int result = (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &filter);
-  if (result < 0) {
+  // More than 0 is a listener, or a thread that could not be synchronised.
+  const long result = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &filter);
+  if (result < 0 || (result > 0 && (flags & SECCOMP_FILTER_FLAG_NEW_LISTENER) == 0)) {
     die("seccomp");
   }
-  return result;
 }
