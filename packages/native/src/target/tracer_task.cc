@@ -18,7 +18,6 @@
 #include "target/arch.h"
 
 #ifdef __SANITIZE_ADDRESS__
-#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -157,10 +156,6 @@ void TracerTask::reap() {
   // Clone children without exit signal are invisible to an ordinary wait, so nobody else reaps it.
   while (waitpid(pid_, nullptr, __WCLONE) < 0 && errno == EINTR) {
   }
-#ifdef __SANITIZE_ADDRESS__
-  // A task that was killed has left its functions' marks, for whatever is mapped here next.
-  __asan_unpoison_memory_region(stack_, kStackBytes);
-#endif
   munmap(stack_, kStackBytes);
 }
 
