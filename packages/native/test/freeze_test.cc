@@ -180,8 +180,9 @@ TEST(freeze_is_ended_by_the_dumpers_death) {
 TEST(freeze_target_killed_meanwhile) {
   for (int i = 0; i < 20; ++i) {
     Child child([] { start_threads(4, [](int) { ::pause(); }); });
-    TracerTask task;
-    frozen(child.pid(), task, [&](Freeze&) { ::kill(child.pid(), SIGKILL); });
+    auto task = std::make_unique<TracerTask>();
+    frozen(child.pid(), *task, [&](Freeze&) { ::kill(child.pid(), SIGKILL); });
+    task.reset();  // the last that threads which ended could wait for
     CHECK_EQ(child.finish(), 1000 + SIGKILL);
   }
 }
@@ -240,6 +241,45 @@ TEST(freeze_while_the_target_calls_execve) {
     CHECK_THROWS("TARGET_EXITED", freeze_again_and_again());
     task.reset();
     CHECK_EQ(child.finish(), 0);
+  }
+}
+
+// The same again, but that the new program lives: it is frozen as any other, and soon.
+TEST(freeze_until_another_program_is_executed) {
+  constexpr int kTimes = 200;
+  for (int i = 0; i < kTimes; ++i) {
+    Shared<std::atomic<int>> go;
+    const Child child([&] {
+      start_threads(2, [&go](int n) {
+        while (n == 1 && *go == 0) {
+          std::this_thread::yield();
+        }
+        if (n == 1) {
+          char name[] = "sleep";
+          char time[] = "1000";
+          char* const arguments[] = {name, time, nullptr};
+          ::execve("/bin/sleep", arguments, arguments + 2);
+        }
+        ::pause();
+      });
+    });
+    TracerTask task;
+    for (int after = 0; after < 3;) {
+      try {
+        frozen(child.pid(), task, [&](Freeze& freeze) {
+          const bool executed = thread_name(child.pid(), child.pid()) == "sleep";
+          CHECK(!executed || freeze.threads().size() == 1);
+          for (const pid_t tid : threads_of(child.pid())) {
+            CHECK_EQ(state_of(child.pid(), tid), 't');
+          }
+          after += executed ? 1 : 0;
+        });
+      } catch (const Error& error) {
+        // While the kernel changes its main thread, there is none: callers look what became of it.
+        CHECK(error.is("TARGET_EXITED"));
+      }
+      *go = 1;
+    }
   }
 }
 

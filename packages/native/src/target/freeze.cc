@@ -1,6 +1,7 @@
 #include "target/freeze.h"
 
 #include <thread>
+#include <utility>
 
 #include "base/error.h"
 #include "kernel/proc_stat.h"
@@ -90,16 +91,21 @@ bool Freeze::some_are_missing() const {
 // Interrupts each thread as it is found, so that all of them come to a stop side by side.
 size_t Freeze::seize_new() {
   size_t found = 0;
-  executes_ = false;
-  for (const pid_t tid : list_threads(pid_).value_or(std::vector<pid_t>{})) {
+  const bool executed = std::exchange(executes_, false);
+  const auto tids = list_threads(pid_).value_or(std::vector<pid_t>{});
+  if (executed) {
+    look_at_leader_anew();
+  }
+  for (const pid_t tid : tids) {
     if (threads_.contains(tid)) {
       continue;
     }
     Tracee tracee(tid);
     try {
       if (!tracee.seize(0)) {
-        executes_ = tracee.busy();
-        if (executes_) {
+        // One that is not even a zombie may have another id by now.
+        executes_ = executes_ || tracee.busy() || !read_thread_status(pid_, tid);
+        if (tracee.busy()) {
           break;
         }
         continue;
@@ -112,13 +118,45 @@ size_t Freeze::seize_new() {
       }
       tracee.adopt();
     }
-    if (tracee.interrupt()) {
-      threads_.emplace(tid, Frozen{std::move(tracee), {}});
-      ++found;
-      steps::at(steps::Step::kThreadInterrupted);
+    if (!tracee.interrupt()) {
+      // It ended; or its seize had to wait for its execve, and it has another id by now.
+      executes_ = true;
+      look_at_leader_anew();
+      continue;
     }
+    threads_.emplace(tid, Frozen{std::move(tracee), {}});
+    ++found;
+    steps::at(steps::Step::kThreadInterrupted);
   }
   return found;
+}
+
+// A thread that vanishes may have called execve: then it has the id of the main thread by now,
+// which may have stood still, and itself runs until it stops for us, too. What stands is asked for
+// registers before it is polled: it may stop in between.
+void Freeze::look_at_leader_anew() {
+  const auto leader = threads_.find(pid_);
+  if (leader == threads_.end()) {
+    return;
+  }
+  Tracee& tracee = leader->second.tracee;
+  arch::Registers registers{};
+  const bool stands = tracee.get_registers(&registers);
+  switch (tracee.poll()) {
+    case Stop::kGone:
+      threads_.erase(leader);
+      break;
+    case Stop::kEvent:
+      note_stopped(&leader->second);
+      break;
+    case Stop::kTimeout:
+      if (!stands) {
+        tracee.interrupt_anew();
+      }
+      break;
+    default:
+      tracee.resume();
+  }
 }
 
 // A main thread that ended before the others: wait(2) does not tell of it until they have ended
@@ -134,6 +172,7 @@ void Freeze::wait_all(const Patience& patience) {
   LookPacer pacer;
   for (;;) {
     pid_t running = 0;
+    bool vanished = false;
     for (auto it = threads_.begin(); it != threads_.end();) {
       Tracee& tracee = it->second.tracee;
       const bool stood = tracee.stopped();
@@ -144,9 +183,10 @@ void Freeze::wait_all(const Patience& patience) {
       if (stop == Stop::kGone || (stop == Stop::kTimeout && !stood && pacer.slow() &&
                                   it->first == pid_ && leader_is_zombie())) {
         it = threads_.erase(it);
+        vanished = true;
         continue;
       }
-      if (stood) {
+      if (stood && stop == Stop::kTimeout) {
         ++it;
         continue;
       }
@@ -162,11 +202,13 @@ void Freeze::wait_all(const Patience& patience) {
       }
       ++it;
     }
-    if (running == 0) {
+    if (vanished) {
+      look_at_leader_anew();
+    } else if (running == 0) {
       return;
     }
     patience.check();
-    if (Clock::now() >= patience.deadline) {
+    if (running != 0 && Clock::now() >= patience.deadline) {
       throw Error("FREEZE_TIMEOUT", pid_, "", 0,
                   "thread " + std::to_string(running) +
                       " did not stop in time: it is in an uninterruptible system call");

@@ -65,6 +65,7 @@ class Freeze {
   size_t seize_new();
   bool some_are_missing() const;
   void wait_all(const Patience& patience);
+  void look_at_leader_anew();
   bool leader_is_zombie() const;
   void note_stopped(Frozen* frozen);
   void reap_killed();
@@ -76,7 +77,7 @@ class Freeze {
   double freezing_us_ = 0;
   double frozen_us_ = 0;
   bool thawed_ = false;
-  // It calls execve(2), which must be over before the other threads can be seized.
+  // It calls execve(2), which must be over before the other threads can be seized; or may have.
   bool executes_ = false;
 };
 

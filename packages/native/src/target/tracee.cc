@@ -135,6 +135,11 @@ void Tracee::adopt() { attached_ = true; }
 
 bool Tracee::interrupt() { return request(PTRACE_INTERRUPT, 0, 0); }
 
+void Tracee::interrupt_anew() {
+  stopped_ = false;
+  interrupt();
+}
+
 Stop Tracee::on_status(int status) {
   if (WIFEXITED(status) || WIFSIGNALED(status)) {
     attached_ = false;

@@ -78,6 +78,8 @@ class Tracee {
   void adopt();
   // Asks the task to stop; wait() tells when it has. False: gone.
   bool interrupt();
+  // The same for one that has taken the id of another task, whatever that did.
+  void interrupt_anew();
   Stop wait(Deadline deadline);
   // A look without waiting: kTimeout if it runs.
   Stop poll();
