@@ -1,7 +1,6 @@
 #include "target/detach_remote.h"
 
 #include <thread>
-#include <utility>
 
 #include "base/error.h"
 #include "kernel/proc_maps.h"
@@ -14,21 +13,22 @@ namespace {
 
 constexpr std::chrono::milliseconds kTryLimit{500};
 // A target that executes another program meanwhile has other mappings at the next try, and its C
-// library a little later.
-constexpr int kMostTries = 10;
-constexpr std::chrono::milliseconds kTryPause{20};
+// library a little later: each pause is twice as long as the one before, 2.5 s in all.
+constexpr int kMostTries = 9;
+constexpr std::chrono::milliseconds kFirstPause{10};
 // For a thread of it to be held up by that.
 constexpr std::chrono::seconds kFreezeLimit{10};
 
-void remove_once(const TargetHandle& target, std::vector<HelperRemains>* remains, bool search) {
+void remove_once(const TargetHandle& target, std::vector<HelperRemains>* remains, bool* search) {
   TaskLimit limit;
   limit.set(Clock::now() + kFreezeLimit);
   TracerTask(&limit).run([&] {
     const TargetMemory memory(target.pid());
     const auto maps = read_maps(target.pid());
-    if (search) {
+    if (*search) {
       const auto found = find_remains(memory, maps);
       remains->insert(remains->end(), found.begin(), found.end());
+      *search = false;
     }
     const auto thread =
         target.stop_thread(memory, find_gadgets(memory, maps), maps, Clock::now() + kTryLimit);
@@ -42,13 +42,17 @@ std::vector<std::string> remove_last_remains(const TargetHandle& target,
                                              std::vector<HelperRemains> remains, bool search) {
   std::vector<std::string> warnings;
   const auto some_left = [&] { return search || !remains.empty(); };
+  auto pause = kFirstPause;
   for (int tries = 0; tries < kMostTries && some_left() && !target.has_ended(); ++tries) {
+    if (tries > 0) {
+      std::this_thread::sleep_for(pause);
+      pause *= 2;
+    }
     warnings.clear();
     try {
-      remove_once(target, &remains, std::exchange(search, false));
+      remove_once(target, &remains, &search);
     } catch (const Error& error) {
       warnings.push_back(error.what());
-      std::this_thread::sleep_for(kTryPause);
     }
   }
   // A process that is gone has nothing left in it.
