@@ -23,7 +23,7 @@ namespace {
 
 // How often the chain of ancestors is looked at anew because one of them ended meanwhile.
 constexpr int kMostLooks = 10;
-constexpr int kMostPassingLooks = 50;
+constexpr int kMostPassingLooks = 200;
 constexpr std::chrono::milliseconds kPassingPause{1};
 
 struct Refusal {
