@@ -314,6 +314,7 @@ TEST(page_scan_stops_when_told) {
   const Reserved reserved(kPages * kPageBytes);
   const Child child([&] {
     map_over(reserved.at(0), kPages, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+    ::madvise(reserved.at(0), reserved.range().bytes(), MADV_NOHUGEPAGE);
     for (uint64_t page = 0; page < kPages; page += 2) {
       *reserved.at(page) = 1;
     }

@@ -6,7 +6,6 @@
 #include <sys/resource.h>
 
 #include <atomic>
-#include <cstdio>
 #include <vector>
 
 #include "check.h"
@@ -211,19 +210,13 @@ TEST(thread_remote_refuses_code_that_changed) {
     const Deadline soon = Clock::now() + std::chrono::milliseconds(20);
     CHECK_THROWS("INJECTION", RemoteThread(memory, gadgets, maps, soon));
   });
-  CHECK_EQ(state_of(child.pid(), child.pid()), 'S');
+  wait_until("it rests", [&] { return state_of(child.pid(), child.pid()) == 'S'; });
 }
 
 TEST(thread_remote_under_limits) {
   const Child child([] {
-    // As much as it has, and no more.
-    struct rlimit all_used{};
-    FILE* statm = ::fopen("/proc/self/statm", "r");
-    CHECK(std::fscanf(statm, "%lu", &all_used.rlim_cur) == 1);
-    ::fclose(statm);
-    all_used.rlim_cur *= 4096;
-    all_used.rlim_max = all_used.rlim_cur;
-    CHECK_EQ(::setrlimit(RLIMIT_AS, &all_used), 0);
+    const rlimit less_than_it_has{kPageBytes, kPageBytes};
+    CHECK_EQ(::setrlimit(RLIMIT_AS, &less_than_it_has), 0);
   });
   const std::string before = snapshot(child.pid());
   Rig rig(child.pid());
