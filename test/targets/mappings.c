@@ -651,6 +651,8 @@ int main(int argc, char** argv) {
   kernel_mappings();
   sparse();
   forked();
+  // The kernel would collapse what lost pages, and fill it up, whenever it likes.
+  prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
   print_ready();
   char line[64];
   while (next_command(line, sizeof line)) {

@@ -173,6 +173,8 @@ static void make_huge_pages(size_t bytes) {
   fill(huge - kSmallPages * kPage, kSmallPages * kPage, 4, 1);
   madvise(memory, bytes + 2 * kHugeBytes, MADV_HUGEPAGE);
   fill(huge, bytes, 5, 1);
+  // Nor does the kernel collapse small ones while somebody looks.
+  prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
 }
 
 int main(int argc, char** argv) {
