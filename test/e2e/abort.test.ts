@@ -1,10 +1,11 @@
 /** A dump that is ended by its signal, or by closing its target, ends soon and leaves nothing. */
 import { readdirSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { AbortError, dumpProcess, openTarget } from '@sluice/core';
+import { AbortError, openTarget } from '@sluice/core';
 import { describe, expect, it } from 'vitest';
 import { dumpOf } from '../harness/dump.js';
 import { leakCheck } from '../harness/leaks.js';
+import { dumpProcess } from '../harness/patient.js';
 import { startTarget } from '../harness/target.js';
 import { TempDir } from '../harness/temp.js';
 import { assertUntouched, viewOf } from '../harness/untouched.js';

@@ -1,6 +1,5 @@
 /** Targets with memory of special kinds, or with very many mappings. */
 import { readFileSync } from 'node:fs';
-import { restoreInto } from '@sluice/core';
 import { describe, expect, it } from 'vitest';
 import {
   type AwkwardReady,
@@ -10,6 +9,7 @@ import {
 } from '../harness/awkward.js';
 import { dumpOf, type Options } from '../harness/dump.js';
 import { leakCheck } from '../harness/leaks.js';
+import { restoreInto } from '../harness/patient.js';
 import { patternBytes } from '../harness/pattern.js';
 import { startTarget } from '../harness/target.js';
 import { HugePagePool } from '../harness/temp.js';

@@ -1,11 +1,12 @@
 /** What a dumper that was killed has left in a process, and how it is removed. */
 import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
-import { cleanTarget, dumpProcess } from '@sluice/core';
+import { cleanTarget } from '@sluice/core';
 import { describe, expect, it } from 'vitest';
 import { diesAt, expectFree } from '../harness/death.js';
 import { failureOf } from '../harness/dump.js';
 import { leakCheck } from '../harness/leaks.js';
+import { dumpProcess } from '../harness/patient.js';
 import { childrenOf, stateOf } from '../harness/procfs.js';
 import { startTarget } from '../harness/target.js';
 import { TempDir } from '../harness/temp.js';

@@ -4,12 +4,13 @@ import { existsSync } from 'node:fs';
 import { open, readdir, stat } from 'node:fs/promises';
 import { describe, expect, it } from 'vitest';
 import { leakCheck } from '../harness/leaks.js';
+import { sluice, startSluice } from '../harness/patient.js';
 import { patternBytes } from '../harness/pattern.js';
 import { readStatus, threadsOf } from '../harness/procfs.js';
 import { type Ready, startTarget } from '../harness/target.js';
 import { TempDir } from '../harness/temp.js';
 import { waitFor } from '../harness/wait.js';
-import { outcomeOf, SLUICE, sluice, startSluice } from '../unit/cli/run_sluice.js';
+import { outcomeOf, SLUICE } from '../unit/cli/run_sluice.js';
 
 leakCheck();
 

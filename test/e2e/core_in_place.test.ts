@@ -3,13 +3,14 @@
  * core that is made of an image of the same process, whatever happened to its address space between rounds.
  */
 import { readdirSync, readFileSync } from 'node:fs';
-import { dumpProcess, type Image, openImage, writeCore } from '@sluice/core';
+import { type Image, openImage, writeCore } from '@sluice/core';
 import { describe, expect, it } from 'vitest';
 import { dumpIntoCore } from '../../packages/core/dist/core_dump/placed.js';
 import { identify } from '../../packages/core/dist/session/identify.js';
 import { resolveDumpOptions } from '../../packages/core/dist/session/options.js';
 import { leakCheck } from '../harness/leaks.js';
 import { type StoppedMemory, whileHeld } from '../harness/oracle.js';
+import { dumpProcess } from '../harness/patient.js';
 import { threadsOf } from '../harness/procfs.js';
 import type { ScheduleInfo } from '../harness/schedule.js';
 import { startTarget } from '../harness/target.js';

@@ -3,18 +3,11 @@
  * CRIU's own code and needs nothing of the kernel.
  */
 import { existsSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
-import {
-  diffImages,
-  dumpProcess,
-  exportImage,
-  type Image,
-  inspectSystem,
-  openImage,
-  preDumpProcess,
-} from '@sluice/core';
+import { diffImages, exportImage, type Image, inspectSystem, openImage } from '@sluice/core';
 import { expect, it } from 'vitest';
 import { dumpOf } from '../harness/dump.js';
 import { leakCheck } from '../harness/leaks.js';
+import { dumpProcess, preDumpProcess } from '../harness/patient.js';
 import { missingPrograms, runProgram } from '../harness/program.js';
 import { startTarget } from '../harness/target.js';
 import { TempDir } from '../harness/temp.js';

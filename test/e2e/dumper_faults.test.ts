@@ -4,12 +4,13 @@
  * was in any case. SLUICE_SWEEP=all looks at each occurrence instead of some.
  */
 import { readdirSync } from 'node:fs';
-import { coreProcess, dumpProcess, openImage, restoreInto, SluiceError } from '@sluice/core';
+import { openImage, SluiceError } from '@sluice/core';
 import { addon } from '@sluice/native';
 import { describe, expect, it } from 'vitest';
 import { dumpOf, type Options, storedRanges } from '../harness/dump.js';
 import { type FaultSpec, withFaults } from '../harness/faults.js';
 import { leakCheck } from '../harness/leaks.js';
+import { coreProcess, dumpProcess, restoreInto } from '../harness/patient.js';
 import { startTarget } from '../harness/target.js';
 import { TempDir } from '../harness/temp.js';
 import { assertUntouched, viewOf } from '../harness/untouched.js';

@@ -13,11 +13,12 @@ import {
   rmdirSync,
   writeFileSync,
 } from 'node:fs';
-import { dumpProcess, openImage } from '@sluice/core';
+import { openImage } from '@sluice/core';
 import { describe, expect, it } from 'vitest';
 import { dumpOf, failureOf } from '../harness/dump.js';
 import { Dumper, type Ending, type Wrapper } from '../harness/dumper.js';
 import { leakCheck } from '../harness/leaks.js';
+import { dumpProcess } from '../harness/patient.js';
 import { readStatus, stateOf, threadsOf } from '../harness/procfs.js';
 import { type StartOptions, startTarget, type TestTarget } from '../harness/target.js';
 import { mountRefusal, SmallDisk, TempDir } from '../harness/temp.js';

@@ -2,15 +2,14 @@
  * One dump or restore of a process at a time: two dumps that watch the same pages would each take the
  * marks of the other, and both images would be wrong.
  */
-import { restoreInto } from '@sluice/core';
 import { expect, it } from 'vitest';
 import { dumpOf, failedDumpOf, failureOf } from '../harness/dump.js';
 import { leakCheck } from '../harness/leaks.js';
 import { whileHeld } from '../harness/oracle.js';
+import { restoreInto, sluice } from '../harness/patient.js';
 import { startTarget } from '../harness/target.js';
 import { TempDir } from '../harness/temp.js';
 import { assertClean } from '../harness/untouched.js';
-import { sluice } from '../unit/cli/run_sluice.js';
 
 leakCheck();
 

@@ -3,12 +3,13 @@
  * image, or fails with the right code. The target is never the worse for it.
  */
 import { readdirSync } from 'node:fs';
-import { dumpProcess, type SluiceErrorCode } from '@sluice/core';
+import type { SluiceErrorCode } from '@sluice/core';
 import { describe, expect, it } from 'vitest';
 import { dumpOf, failedDumpOf, failureOf, type Options, storedRanges } from '../harness/dump.js';
 import { type FaultSpec, withFaults } from '../harness/faults.js';
 import { leakCheck } from '../harness/leaks.js';
 import { whileStopped } from '../harness/oracle.js';
+import { dumpProcess } from '../harness/patient.js';
 import { startTarget } from '../harness/target.js';
 import { TempDir } from '../harness/temp.js';
 import { assertUntouched, viewOf } from '../harness/untouched.js';

@@ -20,12 +20,13 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
-import { dumpProcess, exportImage, openImage } from '@sluice/core';
+import { exportImage, openImage } from '@sluice/core';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { fuzzOf } from '../harness/fuzz.js';
 import { OpenedFiles, useImage } from '../harness/hostile_image.js';
 import { leakCheck } from '../harness/leaks.js';
+import { dumpProcess } from '../harness/patient.js';
 import { startTarget } from '../harness/target.js';
 import { naiveCrc32c, Raw, replaceManifest } from '../unit/image/support.js';
 
@@ -40,7 +41,7 @@ const at = (name: string) => join(root, name);
 /** A chain of a small process, and the same for CRIU; each kept whole beside the copy that is spoiled. */
 beforeAll(async () => {
   await using target = await startTarget('churn', ['still']);
-  await dumpProcess(target.pid, { dir: at('sluice'), rounds: 2, freezeTimeoutMs: 30_000 });
+  await dumpProcess(target.pid, { dir: at('sluice'), rounds: 2 });
   await exportImage(at('sluice'), at('criu'));
   // What reads it is loaded then: those files are none that an image leads to.
   await (await openImage(at('criu'))).close();

@@ -5,11 +5,11 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
-import { coreProcess, restoreInto } from '@sluice/core';
 import { describe, expect, it } from 'vitest';
 import { dumpOf, type Options } from '../harness/dump.js';
 import { leakCheck } from '../harness/leaks.js';
 import { cpuNsOf, type FullView, fullViewOf } from '../harness/observed.js';
+import { coreProcess, restoreInto } from '../harness/patient.js';
 import { startTarget, type TestTarget } from '../harness/target.js';
 import { TempDir } from '../harness/temp.js';
 import { assertClean } from '../harness/untouched.js';

@@ -2,11 +2,12 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
-import { dumpProcess, openTarget, type SluiceErrorCode } from '@sluice/core';
+import { openTarget, type SluiceErrorCode } from '@sluice/core';
 import { describe, expect, it } from 'vitest';
 import { dumpOf, failedDumpOf, failureOf } from '../harness/dump.js';
 import { withFaults } from '../harness/faults.js';
 import { leakCheck } from '../harness/leaks.js';
+import { dumpProcess } from '../harness/patient.js';
 import { orGone, readStat, readStatus, stateOf, threadsOf } from '../harness/procfs.js';
 import { dumpAs, NOBODY, strangerRefusal } from '../harness/stranger.js';
 import { startTarget } from '../harness/target.js';

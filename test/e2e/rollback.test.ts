@@ -1,10 +1,11 @@
 /** A process taken back to its image: its threads go on from there, whatever they do by now. */
 import { readFileSync } from 'node:fs';
-import { type Image, type RestoreResult, restoreInto, type SluiceErrorCode } from '@sluice/core';
+import type { Image, RestoreResult, SluiceErrorCode } from '@sluice/core';
 import { describe, expect, it } from 'vitest';
 import { dumpOf, failureOf } from '../harness/dump.js';
 import { type FaultSpec, withFaults } from '../harness/faults.js';
 import { leakCheck } from '../harness/leaks.js';
+import { restoreInto } from '../harness/patient.js';
 import { type Ready, startTarget, type TestTarget } from '../harness/target.js';
 import { TempDir } from '../harness/temp.js';
 import { assertUntouched, viewOf } from '../harness/untouched.js';

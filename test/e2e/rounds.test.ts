@@ -5,11 +5,12 @@
  * SLUICE_SEEDS sets how many schedules are tried, SLUICE_FIRST_SEED which one is the first: a failure
  * tells its seed, and what that one did apart from the timing is done again with it.
  */
-import { type DumpOptions, dumpProcess, openImage } from '@sluice/core';
+import { type DumpOptions, openImage } from '@sluice/core';
 import { describe, expect, it } from 'vitest';
 import { followRounds } from '../harness/dump.js';
 import { leakCheck } from '../harness/leaks.js';
 import { type StoppedMemory, whileHeld, whileStopped } from '../harness/oracle.js';
+import { dumpProcess } from '../harness/patient.js';
 import { readVmFlags } from '../harness/procfs.js';
 import type { ScheduleInfo } from '../harness/schedule.js';
 import { type ChildTarget, startTarget } from '../harness/target.js';

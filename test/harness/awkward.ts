@@ -1,8 +1,9 @@
 /** What has to hold of every target, however awkward: it is dumped or refused well, and left alone. */
-import { coreProcess, restoreInto, type SluiceErrorCode } from '@sluice/core';
+import type { SluiceErrorCode } from '@sluice/core';
 import { expect } from 'vitest';
 import { type Dump, dumpOf, failedDumpOf, failureOf, type Options } from './dump.js';
 import { type CompareOptions, whileHeld } from './oracle.js';
+import { coreProcess, restoreInto } from './patient.js';
 import { type Ready, startTarget, type TestTarget } from './target.js';
 import { TempDir } from './temp.js';
 import { assertUntouched, type UntouchedOptions, viewOf } from './untouched.js';

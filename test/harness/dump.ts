@@ -5,15 +5,14 @@ import {
   type DumpOptions,
   type DumpProgress,
   type DumpResult,
-  dumpProcess,
   type Image,
   openImage,
   type RoundProgress,
   SluiceError,
 } from '@sluice/core';
 import { expect } from 'vitest';
+import { dumpProcess } from './patient.js';
 import { TempDir } from './temp.js';
-import { scaledMs } from './time.js';
 import { within } from './wait.js';
 
 /** A finished dump and its image. */
@@ -34,12 +33,6 @@ export class Dump implements AsyncDisposable {
   }
 }
 
-/** On a busy machine a thread may wait for the disk for longer than anybody should wait for it. */
-const PATIENT = {
-  freezeTimeoutMs: Math.min(scaledMs(30_000), 60_000),
-  freezeLimitMs: scaledMs(60_000),
-};
-
 export type Options = Omit<DumpOptions, 'dir'>;
 
 /**
@@ -55,7 +48,7 @@ export async function dumpOf(
   const dir = new TempDir();
   try {
     const path = dir.join('image');
-    const dump = dumpProcess(pid, { ...PATIENT, ...options, dir: path });
+    const dump = dumpProcess(pid, { ...options, dir: path });
     const told = atRound === undefined ? undefined : tellRounds(dump, atRound);
     const [result] = await within('a dump', Promise.all([dump, told]));
     return new Dump(result, await openImage(path), dir);

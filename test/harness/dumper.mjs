@@ -6,7 +6,10 @@ import { readdirSync, readFileSync, readSync, writeSync } from 'node:fs';
 import { coreProcess, dumpProcess, preDumpProcess, restoreInto } from '@sluice/core';
 import { addon } from '@sluice/native';
 
-const { work, pid, options, faults = [], block, release } = JSON.parse(process.argv[2] ?? '');
+const job = JSON.parse(process.argv[2] ?? '');
+const { work, pid, faults = [], block, release } = job;
+/** Patient, as in patient.ts. */
+const options = { freezeTimeoutMs: 60_000, ...job.options };
 
 function say(line) {
   writeSync(1, `${line}\n`);

@@ -1,6 +1,7 @@
 /** Runs the command with fewer privileges than this process has. */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { SLUICE } from '../unit/cli/run_sluice.js';
+import { patiently } from './patient.js';
 
 /** A user that owns nothing. */
 export const NOBODY = 65534;
@@ -46,11 +47,7 @@ function commandLine(
   { umask, without = [] }: Privileges,
   args: readonly string[],
 ): [string, ...string[]] {
-  const command = [process.execPath, SLUICE, ...args];
-  // On a busy machine a thread may wait for the disk for longer than anybody should wait for it.
-  if (['dump', 'restore'].includes(args[0] ?? '') || args.includes('--pid')) {
-    command.push('--freeze-timeout', '30000');
-  }
+  const command = [process.execPath, SLUICE, ...patiently(args)];
   if (without.length > 0) {
     // Root gets back by execve what is in either set.
     const sets = without.map((name) => (name.startsWith('+') ? name : `-${name}`)).join(',');

@@ -5,14 +5,17 @@ import { addon } from '@sluice/native';
 
 const { work, pid, dir, options, step, times } = JSON.parse(process.argv[2]);
 
+/** As in patient.ts. */
+const PATIENT = { freezeTimeoutMs: 60_000 };
+
 const WORKS = {
-  dump: () => dumpProcess(pid, { freezeTimeoutMs: 60_000, ...options, dir }),
+  dump: () => dumpProcess(pid, { ...PATIENT, ...options, dir }),
   hold: async () => {
-    const { held } = await dumpProcess(pid, { ...options, dir, after: 'stop' });
+    const { held } = await dumpProcess(pid, { ...PATIENT, ...options, dir, after: 'stop' });
     await held.resume();
   },
-  core: () => coreProcess(pid, { ...options, out: dir }),
-  restore: () => restoreInto(pid, dir, { force: true, freezeTimeoutMs: 60_000, ...options }),
+  core: () => coreProcess(pid, { ...PATIENT, ...options, out: dir }),
+  restore: () => restoreInto(pid, dir, { force: true, ...PATIENT, ...options }),
   clean: () => cleanTarget(pid),
 };
 

@@ -1,16 +1,11 @@
 /** What goes wrong with a pre-dump, and what it leaves. */
 import { existsSync, mkdirSync, readdirSync } from 'node:fs';
 import { relative } from 'node:path';
-import {
-  AbortError,
-  diffImages,
-  dumpProcess,
-  preDumpProcess,
-  type SluiceError,
-} from '@sluice/core';
+import { AbortError, diffImages, type SluiceError } from '@sluice/core';
 import { expect, it } from 'vitest';
 import { withFaults } from '../harness/faults.js';
 import { leakCheck } from '../harness/leaks.js';
+import { dumpProcess, preDumpProcess } from '../harness/patient.js';
 import { SmallDisk, TempDir } from '../harness/temp.js';
 import { assertUntouched, viewOf } from '../harness/untouched.js';
 import { Counter } from './counter.js';
