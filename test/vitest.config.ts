@@ -6,7 +6,8 @@ const summaryFile = process.env.SLUICE_TEST_SUMMARY;
 
 const common = {
   pool: 'forks' as const,
-  testTimeout: scaledMs(60_000),
+  // Longer than waits for a hang, which say what they wait for.
+  testTimeout: scaledMs(180_000),
   hookTimeout: scaledMs(60_000),
   // The packages are tested as they are built: Node loads them, not Vite.
   server: { deps: { external: [/\/packages\/[^/]+\/dist\//] } },

@@ -4,10 +4,10 @@
  *
  * SLUICE_SNAPSHOTS sets how many are taken of each kind.
  */
-import { existsSync, mkdtempSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import type { Image } from '@sluice/core';
 import { dumpProcess } from '@sluice/core';
 import { describe, expect, it } from 'vitest';
+import { ControlGroup, groupsOf } from '../harness/cgroup.js';
 import { dumpOf, failureOf, type Options } from '../harness/dump.js';
 import { type FaultSpec, withFaults } from '../harness/faults.js';
 import { leakCheck } from '../harness/leaks.js';
@@ -24,13 +24,6 @@ const PAGE_BYTES = 4096;
 /** No user that anything else runs as. */
 const UID = 54_321;
 const TRACKER = bestTracker();
-/** Where control groups that limit the number of tasks are made (cgroups(7)), of version 1 or 2. */
-const PIDS = ['/sys/fs/cgroup/pids', '/sys/fs/cgroup'].find(
-  (dir) =>
-    existsSync(`${dir}/cgroup.procs`) &&
-    (dir.endsWith('pids') ||
-      readFileSync(`${dir}/cgroup.subtree_control`, 'utf8').includes('pids')),
-);
 const AT_LIMIT = {
   consistency: 'copy',
   consistency_reason: expect.stringContaining('clone: Resource temporarily unavailable'),
@@ -44,23 +37,6 @@ interface InvariantsInfo extends Ready {
 }
 
 type Target = TestTarget<InvariantsInfo>;
-
-/** A control group with one process in it that may have so many tasks. */
-class PidsGroup implements Disposable {
-  readonly #dir = mkdtempSync(`${PIDS}/sluice-test-`);
-  readonly #pid: number;
-
-  constructor(pid: number, tasks: number) {
-    this.#pid = pid;
-    writeFileSync(`${this.#dir}/cgroup.procs`, String(pid));
-    writeFileSync(`${this.#dir}/pids.max`, String(tasks));
-  }
-
-  [Symbol.dispose](): void {
-    writeFileSync(`${PIDS}/cgroup.procs`, String(this.#pid));
-    rmdirSync(this.#dir);
-  }
-}
 
 /** The first word of each page. */
 async function wordsAt(image: Image, pid: number, start: string, pages: number): Promise<bigint[]> {
@@ -156,11 +132,13 @@ describe('a twin', () => {
     },
   );
 
-  it.skipIf(PIDS === undefined || process.getuid?.() !== 0)(
+  it.skipIf(groupsOf('pids') === undefined)(
     'is not made at a limit of its control group',
     async () => {
       await using target = await startTarget<InvariantsInfo>('invariants');
-      using _group = new PidsGroup(target.pid, 4);
+      await using group = new ControlGroup('pids');
+      group.add(target.pid);
+      group.set('pids.max', 4);
       const before = viewOf(target.pid);
       await expectSnapshot(target, TWIN, AT_LIMIT);
       await expectNothingLeft(target, before);

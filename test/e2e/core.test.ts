@@ -3,19 +3,20 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { coreProcess, writeCore } from '@sluice/core';
+import { writeCore } from '@sluice/core';
 import { describe, expect, it } from 'vitest';
 import { dumpOf, failureOf } from '../harness/dump.js';
 import { gdbView } from '../harness/gdb.js';
+import { startHanging } from '../harness/hanging.js';
 import { leakCheck } from '../harness/leaks.js';
 import { whileHeld } from '../harness/oracle.js';
+import { coreProcess, sluice, startSluice } from '../harness/patient.js';
 import { readMappings, threadsOf } from '../harness/procfs.js';
 import { missingPrograms, runProgram } from '../harness/program.js';
 import { startTarget } from '../harness/target.js';
 import { mountRefusal, SmallDisk, TempDir } from '../harness/temp.js';
 import { assertUntouched, viewOf } from '../harness/untouched.js';
-import { waitFor } from '../harness/wait.js';
-import { outcomeOf, sluice, startSluice } from '../unit/cli/run_sluice.js';
+import { outcomeOf } from '../unit/cli/run_sluice.js';
 import { type Core, memoryOf, readCore, type Segment } from '../unit/core_dump/elf_reader.js';
 
 leakCheck();
@@ -25,7 +26,6 @@ const noReadelf = missingPrograms('binutils', ['readelf']);
 const noPython = missingPrograms('python3', ['python3']);
 
 const THREADS = 64;
-const PATIENT = { freezeTimeoutMs: 30_000 };
 
 const executableOf = (pid: number) => readlinkSync(`/proc/${pid}/exe`);
 
@@ -36,7 +36,7 @@ describe('a core', () => {
     await using target = await startTarget('functions64');
     const before = viewOf(target.pid);
     const out = dir.join('core');
-    const result = await coreProcess(target.pid, { out, ...PATIENT });
+    const result = await coreProcess(target.pid, { out });
     expect(result).toMatchObject({ pid: target.pid, out, threads: THREADS + 1, filter: 0x33 });
     expect(result.left_out).toEqual([]);
     expect(readdirSync(dir.path)).toEqual(['core']);
@@ -84,7 +84,7 @@ describe('a core', () => {
     await using dir = new TempDir();
     await using target = await startTarget('functions64');
     const out = dir.join('core');
-    await coreProcess(target.pid, { out, ...PATIENT });
+    await coreProcess(target.pid, { out });
     // It says what it finds odd on standard error, and then this throws.
     const asked = ['--file-header', '--segments', '--sections', '--notes', '--wide'];
     const all = await runProgram('readelf', [...asked, out]);
@@ -153,7 +153,7 @@ describe('a core', () => {
     try {
       const pid = child.pid ?? 0;
       await once(child.stdout, 'data');
-      await coreProcess(pid, { out: dir.join('ours'), ...PATIENT });
+      await coreProcess(pid, { out: dir.join('ours') });
       child.kill('SIGABRT');
       expect(await exit).toEqual([null, 'SIGABRT']);
     } finally {
@@ -193,7 +193,7 @@ describe('a core', () => {
     await using dir = new TempDir();
     await using target = await startTarget('python_target.py', ['16', 'busy']);
     const out = dir.join('core');
-    await coreProcess(target.pid, { out, ...PATIENT });
+    await coreProcess(target.pid, { out });
     const { threads } = await gdbView(executableOf(target.pid), out);
     expect(threads).toHaveLength(3);
     for (const { tid, frames } of threads) {
@@ -212,7 +212,7 @@ describe('a core', () => {
       'busy',
     ]);
     const out = dir.join('core');
-    await coreProcess(target.pid, { out, ...PATIENT });
+    await coreProcess(target.pid, { out });
     const { threads } = await gdbView(executableOf(target.pid), out);
     expect(threads.map(({ tid }) => tid).sort()).toEqual(threadsOf(target.pid).sort());
     const core = readCore(readFileSync(out));
@@ -259,9 +259,11 @@ describe('sluice core', () => {
     const args = ['core', '--pid', `${target.pid}`, '--out'];
     const throughImage = ['--tmp', dir.path];
     for (const way of [[], throughImage]) {
-      const child = startSluice([...args, dir.join('core'), ...way]);
+      const child = await startHanging([...args, dir.join('core'), ...way], {
+        call: 'process_vm_readv',
+      });
+      expect(readdirSync(dir.path)).not.toEqual([]);
       const ended = outcomeOf(child);
-      await waitFor('it has begun', () => readdirSync(dir.path).length > 0);
       child.kill('SIGINT');
       const { status, stderr } = await ended;
       expect({ status, stderr }).toEqual({
@@ -306,7 +308,7 @@ it('coreProcess() leaves nothing if the disk is full', async (ctx) => {
     await using disk = new SmallDisk(kibibytes * 1024);
     const out = disk.join('core');
     const way = throughImage ? { temporaryDir: disk.path } : {};
-    const error = await failureOf(coreProcess(target.pid, { out, ...way, ...PATIENT }));
+    const error = await failureOf(coreProcess(target.pid, { out, ...way }));
     expect(error).toMatchObject({ code: 'ERR_SLUICE_DISK_FULL', thawed: true });
     expect(error.message).toContain(out);
     expect(readdirSync(disk.path)).toEqual([]);

@@ -2,26 +2,26 @@
  * A dumper that is told to end, whatever it is at and whatever hangs; one that is not alone; and one whose clock
  * is set. Each leaves the process as it was, and either an image that is right or none.
  */
-import { spawn, spawnSync } from 'node:child_process';
-import { once } from 'node:events';
+import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { AbortError, dumpProcess, openImage, openTarget, restoreInto } from '@sluice/core';
+import { AbortError, openImage, openTarget } from '@sluice/core';
 import { describe, expect, it } from 'vitest';
 import { dumpOf, failureOf } from '../harness/dump.js';
 import { Dumper } from '../harness/dumper.js';
-import { type FaultSpec, toFaults } from '../harness/faults.js';
+import type { FaultSpec } from '../harness/faults.js';
+import { startHanging } from '../harness/hanging.js';
 import { leakCheck } from '../harness/leaks.js';
 import { whileHeld } from '../harness/oracle.js';
+import { dumpProcess, restoreInto } from '../harness/patient.js';
 import { startTarget } from '../harness/target.js';
 import { TempDir } from '../harness/temp.js';
 import { assertUntouched, viewOf } from '../harness/untouched.js';
-import { waitFor, within } from '../harness/wait.js';
+import { within } from '../harness/wait.js';
+import { outcomeOf } from '../unit/cli/run_sluice.js';
 
 leakCheck();
 
-const CLI = fileURLToPath(new URL('../../packages/cli/bin/sluice.js', import.meta.url));
-const PRELOAD = new URL('../harness/faults_preload.mjs', import.meta.url).href;
 const CLOCK = fileURLToPath(new URL('../harness/stepping_clock.c', import.meta.url));
 
 interface Phase {
@@ -47,30 +47,15 @@ describe('a signal to sluice dump ends it', () => {
       const before = viewOf(target.pid);
       await using dir = new TempDir();
       const image = dir.join('image');
-      const faults = toFaults([{ ...fault, times: 1, mode: 'hang' }]);
       const options = ['--out', image, '--rounds', '1', '--freeze-limit', '2000'];
-      const args = ['--import', PRELOAD, CLI, 'dump', String(target.pid), ...options];
-      const env = { ...process.env, SLUICE_TEST_FAULTS: JSON.stringify(faults) };
-      const child = spawn(process.execPath, args, {
-        env,
-        stdio: ['ignore', 'ignore', 'pipe', 'pipe'],
-      });
-      let stderr = '';
-      child.stderr?.setEncoding('utf8').on('data', (text: string) => {
-        stderr += text;
-      });
-      let hit = false;
-      child.stdio[3]?.on('data', () => {
-        hit = true;
-      });
-      const closed = once(child, 'close');
-      await waitFor('it hangs', () => hit || child.exitCode !== null);
+      const child = await startHanging(['dump', String(target.pid), ...options], fault);
+      const ended = outcomeOf(child);
       child.kill(signal);
       // A second one changes nothing.
       child.kill(signal);
-      await within('the command to end', closed);
-      expect({ status: child.exitCode, stderr }).toMatchObject({ status });
-      expect(stderr).toContain(`aborted by ${signal}`);
+      const outcome = await within('the command to end', ended);
+      expect(outcome).toMatchObject({ status });
+      expect(outcome.stderr).toContain(`aborted by ${signal}`);
       expect(readdirSync(dir.path)).toEqual([]);
       await assertUntouched(target.pid, before);
       await target.check();

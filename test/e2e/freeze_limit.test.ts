@@ -3,12 +3,12 @@
  * JavaScript. The target goes on by itself then.
  */
 import { existsSync, readdirSync } from 'node:fs';
-import { dumpProcess, restoreInto } from '@sluice/core';
 import { describe, expect, it } from 'vitest';
 import { type Dump, dumpOf, failedDumpOf, failureOf, type Options } from '../harness/dump.js';
 import { Dumper, type Job, type Outcome } from '../harness/dumper.js';
 import { type FaultSpec, withFaults } from '../harness/faults.js';
 import { leakCheck } from '../harness/leaks.js';
+import { dumpProcess, restoreInto } from '../harness/patient.js';
 import { orGone, readStatus, stateOf, threadsOf } from '../harness/procfs.js';
 import { startTarget, type TestTarget } from '../harness/target.js';
 import { TempDir } from '../harness/temp.js';
@@ -203,16 +203,16 @@ describe('a held target that went on', () => {
 });
 
 describe('the limit of a restore', () => {
-  const limit = { force: true, freezeLimitMs: 300 };
-
-  async function failing(faults: FaultSpec[]) {
+  async function failing(faults: FaultSpec[], freezeLimitMs: number) {
     await using dir = new TempDir();
     await using target = await startTarget('restorable', [dir.path]);
     await using dump = await dumpOf(target.pid);
     const before = viewOf(target.pid);
     // What is written is what is there: so it can go on from the middle of a restore.
     const error = await withFaults(faults, async () => {
-      const failure = await failureOf(restoreInto(target.pid, dump.image, limit));
+      const failure = await failureOf(
+        restoreInto(target.pid, dump.image, { force: true, freezeLimitMs }),
+      );
       await assertUntouched(target.pid, before);
       await target.check();
       return failure;
@@ -224,12 +224,13 @@ describe('the limit of a restore', () => {
   }
 
   it('ends it before the first change', async () => {
-    const error = await failing(hang('get_robust_list'));
+    const error = await failing(hang('get_robust_list'), 300);
     expect(error).toMatchObject({ code: 'ERR_SLUICE_FREEZE_LIMIT', thawed: true });
   });
 
   it('ends it while pages are written', async () => {
-    const error = await failing(hang('pwrite64', 1));
+    // Long enough to get there.
+    const error = await failing(hang('pwrite64', 1), 4000);
     expect(error).toMatchObject({ code: 'ERR_SLUICE_RESTORE_INCOMPLETE', thawed: true });
     expect(error.message).toMatch(/limit|too long/);
   });

@@ -10,7 +10,7 @@ import { describe, expect, it } from 'vitest';
 import { Dump, dumpOf, failedDumpOf } from '../harness/dump.js';
 import { leakCheck } from '../harness/leaks.js';
 import { patternBytes } from '../harness/pattern.js';
-import { threadsOf } from '../harness/procfs.js';
+import { orGone, threadsOf } from '../harness/procfs.js';
 import { startTarget, type TestTarget } from '../harness/target.js';
 import { assertUntouched, viewOf } from '../harness/untouched.js';
 import { waitFor } from '../harness/wait.js';
@@ -245,12 +245,7 @@ function holds({ image }: Dump, { pid, memory }: ChurnInfo): boolean {
 
 /** How often it has executed itself; undefined in the middle of an execve, when it has no memory. */
 function turnOf(pid: number): string | undefined {
-  let environ = '';
-  try {
-    environ = readFileSync(`/proc/${pid}/environ`, 'latin1');
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
-  }
+  const environ = orGone(() => readFileSync(`/proc/${pid}/environ`, 'latin1')) ?? '';
   const variables = environ.split('\0');
   return variables.find((variable) => variable.startsWith('SLUICE_CHURN_TURN='));
 }

@@ -8,18 +8,11 @@ import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'n
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { inspect } from 'node:util';
-import {
-  coreProcess,
-  dumpProcess,
-  exportImage,
-  flattenImage,
-  openImage,
-  restoreInto,
-  writeCore,
-} from '@sluice/core';
+import { exportImage, flattenImage, openImage, writeCore } from '@sluice/core';
 import { describe, expect, it } from 'vitest';
 import { type FaultSpec, withFaults } from '../harness/faults.js';
 import { leakCheck } from '../harness/leaks.js';
+import { coreProcess, dumpProcess, restoreInto } from '../harness/patient.js';
 import {
   NOBODY,
   type Privileges,
@@ -27,6 +20,7 @@ import {
   sluiceWith,
   startSluiceWith,
 } from '../harness/privilege.js';
+import { orGone } from '../harness/procfs.js';
 import { startTarget } from '../harness/target.js';
 import { TempDir } from '../harness/temp.js';
 import { scaledMs } from '../harness/time.js';
@@ -142,9 +136,17 @@ describe('without', () => {
   });
 });
 
+/** Of all that is below a path, though directories may be removed meanwhile. */
+function namesBelow(path: string): string[] {
+  for (;;) {
+    const names = orGone(() => readdirSync(path, { recursive: true, encoding: 'utf8' }));
+    if (names !== undefined) return names;
+  }
+}
+
 /** Files and directories below a path whose mode is not as it must be, and how many there were. */
 function modesBelow(path: string, open: Set<string>): number {
-  const names = readdirSync(path, { recursive: true, encoding: 'utf8' });
+  const names = namesBelow(path);
   for (const name of names) {
     const stats = statSync(join(path, name), { throwIfNoEntry: false });
     if (stats === undefined) continue;

@@ -10,7 +10,7 @@ import { describe, expect, it } from 'vitest';
 import { type Dump, dumpOf, type Options } from '../harness/dump.js';
 import { leakCheck } from '../harness/leaks.js';
 import { whileHeld } from '../harness/oracle.js';
-import { childrenOf, stateOf } from '../harness/procfs.js';
+import { childrenOf, orGone, stateOf } from '../harness/procfs.js';
 import { missingPrograms, Program, runProgram, unprivileged } from '../harness/program.js';
 import { startTarget, type TestTarget } from '../harness/target.js';
 import { TempDir } from '../harness/temp.js';
@@ -542,7 +542,7 @@ class Halted {
   async resume(): Promise<void> {
     await this.#halting;
     for (const pid of this.#pids) {
-      if (stateOf(pid) !== undefined) process.kill(pid, 'SIGCONT');
+      orGone(() => process.kill(pid, 'SIGCONT'));
     }
   }
 

@@ -6,7 +6,14 @@ import { closeSync, openSync, readFileSync, readSync } from 'node:fs';
 import { isDeepStrictEqual } from 'node:util';
 import { type Image, SluiceError } from '@sluice/core';
 import { expect } from 'vitest';
-import { type Mapping, readMappings, readVmFlags, stateOf, threadsOf } from './procfs.js';
+import {
+  isStopped,
+  type Mapping,
+  readMappings,
+  readVmFlags,
+  stateOf,
+  threadsOf,
+} from './procfs.js';
 import { waitFor } from './wait.js';
 
 const PAGE = 4096n;
@@ -23,9 +30,7 @@ export async function whileStopped<Value>(
 ): Promise<Value> {
   process.kill(pid, 'SIGSTOP');
   try {
-    await waitFor(`process ${pid} is stopped`, () =>
-      threadsOf(pid).every((tid) => stateOf(pid, tid) === 'T'),
-    );
+    await waitFor(`process ${pid} is stopped`, () => isStopped(pid));
     using memory = new StoppedMemory(pid);
     return await work(memory);
   } finally {

@@ -91,6 +91,11 @@ export function threadsOf(pid: number): number[] {
     .sort((a, b) => a - b);
 }
 
+/** Whether SIGSTOP has stopped all threads: those that were woken meanwhile stop again by themselves. */
+export function isStopped(pid: number): boolean {
+  return threadsOf(pid).every((tid) => stateOf(pid, tid) === 'T');
+}
+
 /** Children of all threads. */
 export function childrenOf(pid: number): number[] {
   return threadsOf(pid)

@@ -6,6 +6,7 @@ import { expect } from 'vitest';
 import {
   childrenOf,
   descriptorsOf,
+  isStopped,
   orGone,
   readMappings,
   readStat,
@@ -99,6 +100,9 @@ export async function assertUntouched(
   before: View,
   { busy = false }: UntouchedOptions = {},
 ): Promise<void> {
+  if (before.state === 'stopped') {
+    await waitFor(`process ${pid} is stopped`, () => isStopped(pid));
+  }
   let after = viewOf(pid);
   if (busy) {
     // What a busy process does itself passes; what a dump leaves behind stays.
