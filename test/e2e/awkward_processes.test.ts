@@ -15,7 +15,7 @@ import { dumpOf, failedDumpOf, failureOf } from '../harness/dump.js';
 import { leakCheck } from '../harness/leaks.js';
 import { whileHeld, whileStopped } from '../harness/oracle.js';
 import { coreProcess, restoreInto } from '../harness/patient.js';
-import { stateOf, threadsOf } from '../harness/procfs.js';
+import { childrenOf, stateOf, threadsOf } from '../harness/procfs.js';
 import { missingPrograms } from '../harness/program.js';
 import { startProgram, startTarget, type TestTarget } from '../harness/target.js';
 import { TempDir } from '../harness/temp.js';
@@ -136,6 +136,30 @@ describe('a target that handles every signal', () => {
       });
       await sending;
       expect(await target.command('turn')).toMatchObject({ signals: sent });
+      await target.check();
+    }
+  });
+});
+
+describe('a target in whose memory another process runs', () => {
+  it('is dumped with a warning, and not restored unless that is allowed', async () => {
+    await using target = await startAwkward('sharer');
+    const { pid } = target;
+    const before = viewOf(pid);
+    const [sharer] = childrenOf(pid);
+    const warnings = [expect.stringContaining(`Process ${sharer} runs in the same memory`)];
+    for (const way of Object.values(WAYS)) {
+      await using dump = await dumpOf(pid, way);
+      expect(dump.result).toMatchObject({ warnings });
+      await assertUntouched(pid, before);
+      await target.check();
+      expect(await failureOf(restoreInto(pid, dump.image, { force: true }))).toMatchObject({
+        code: 'ERR_SLUICE_RESTORE_MISMATCH',
+        message: expect.stringContaining(`its memory is shared with process ${sharer} (awkward)`),
+      });
+      await assertUntouched(pid, before);
+      await restoreInto(pid, dump.image, { force: true, shared: true });
+      await assertUntouched(pid, before);
       await target.check();
     }
   });

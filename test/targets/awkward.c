@@ -6,6 +6,7 @@
 //   secret | huge | locked                        memory of that kind
 //   uffd=missing | uffd=wp                        a userfaultfd of its own over some of its memory
 //   signals      every signal has a handler
+//   sharer       a process that is no thread of it runs in its memory
 //   unshare=NAMES     other namespaces, like user,pid,mnt,net,ipc,uts,cgroup,time
 //   strict       it may only read, write and exit
 //   filter=kill | filter=notify     it may besides poll; what else it calls kills it, or waits for
@@ -446,6 +447,25 @@ static void enter_unshare(const char* names) {
   }
 }
 
+static int run_in_same_memory(void* unused) {
+  (void)unused;
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  return pause();
+}
+
+// Of waits for its children.
+static int g_wait_flags = __WALL;
+
+// No wait of the target sees it.
+static void enter_sharer(const char* unused) {
+  (void)unused;
+  char* const stack = map(65536, MAP_PRIVATE, -1);
+  if (clone(run_in_same_memory, stack + 65536, CLONE_VM, NULL) < 0) {
+    die("clone");
+  }
+  g_wait_flags = 0;
+}
+
 static bool g_filtered;
 
 static void enter_strict(const char* unused) {
@@ -480,6 +500,7 @@ static struct condition g_conditions[] = {
     {"no-new-privs", enter_no_new_privs, NULL, false},
     {"user", enter_user, NULL, false},
     {"undumpable", enter_undumpable, check_undumpable, false},
+    {"sharer", enter_sharer, NULL, false},
     {"signals", enter_signals, check_signals, false},
     {"secret", enter_secret, check_special, false},
     {"huge", enter_huge, check_special, false},
@@ -514,7 +535,7 @@ static void check(void) {
       g_conditions[i].check();
     }
   }
-  if (!g_filtered && (waitpid(-1, NULL, __WALL | WNOHANG) != -1 || errno != ECHILD)) {
+  if (!g_filtered && (waitpid(-1, NULL, g_wait_flags | WNOHANG) != -1 || errno != ECHILD)) {
     failed("it has a child");
   }
   answer_check();

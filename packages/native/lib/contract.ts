@@ -431,6 +431,8 @@ export interface Fault {
 export interface Addon {
   kernelFacts(dir: string): KernelFacts;
   targetFacts(pid: number): TargetFacts;
+  /** Other processes that run in the memory of a live one, of those that this caller may look at. */
+  memoryUsers(pid: number): number[];
   readMaps(pid: number): NativeVma[];
   /**
    * What can be read of a live process at any time, so without programBreak, signalActions, descriptors

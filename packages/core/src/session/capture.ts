@@ -166,6 +166,7 @@ class RunningDump {
     const crew = this.#crew;
 
     meter.enter('attach');
+    const users = addon.memoryUsers(session.pid);
     const startMs = performance.now();
     // Threads start slowly and beside each other; a lane that comes late would hold up the next.
     await session.all([crew.control, ...crew.lanes].map((worker) => worker.ready()));
@@ -197,11 +198,23 @@ class RunningDump {
       sealed.push({ ...round, shards });
     }
     const { warnings } = runner;
+    if (users.length > 0) warnings.push(...this.#stillUsing(users));
     const captured = sealed as Captured['rounds'];
     const made = { target, lanes, tracker, rounds: captured, attachUs, warnings, held: undefined };
     await this.#options.placed?.complete(made, this.#placedPages(crew));
     warnings.push(...(await leaving));
     return made;
+  }
+
+  /** Whoever was not there before may be a helper, and whoever is gone was about to execute a program. */
+  #stillUsing(users: number[]): string[] {
+    const now = addon.memoryUsers(this.#session.pid);
+    return users
+      .filter((pid) => now.includes(pid))
+      .map(
+        (pid) =>
+          `Process ${pid} runs in the same memory and was not stopped: what it wrote in the freeze may be torn`,
+      );
   }
 
   /** Keeps the session, and the target frozen, beyond the dump. */

@@ -8,6 +8,7 @@
 #include "addon/state_values.h"
 #include "addon/values.h"
 #include "kernel/crc32c.h"
+#include "kernel/memory_users.h"
 #include "kernel/probes.h"
 #include "kernel/proc_maps.h"
 #include "kernel/steps.h"
@@ -55,6 +56,14 @@ Napi::Value target_facts_js(const Napi::CallbackInfo& info) {
     result.Set("refusal", text(env, facts.refusal.empty() ? "" : "ERR_SLUICE_" + facts.refusal));
     result.Set("refusalDetail", text(env, facts.refusal_detail));
     return result;
+  });
+}
+
+Napi::Value memory_users_js(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    return list(env, memory_users(info[0].As<Napi::Number>().Int32Value()),
+                [env](pid_t pid) { return number(env, pid); });
   });
 }
 
@@ -195,6 +204,7 @@ Napi::Value checksums_to_js(Napi::Env env, const std::vector<uint32_t>& sums) {
 void add_inspect_api(Napi::Env env, Napi::Object exports) {
   add_function(env, exports, "kernelFacts", kernel_facts_js);
   add_function(env, exports, "targetFacts", target_facts_js);
+  add_function(env, exports, "memoryUsers", memory_users_js);
   add_function(env, exports, "readMaps", read_maps_js);
   add_function(env, exports, "processState", process_state_js);
   add_function(env, exports, "crc32c", crc32c_js);

@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "base/error.h"
+#include "kernel/memory_users.h"
 #include "kernel/proc_file.h"
 #include "kernel/proc_task.h"
 
@@ -39,10 +40,30 @@ std::vector<Mapping> maps_if_readable(pid_t pid) {
   }
 }
 
+// `pids` is not empty.
+[[noreturn]] void throw_shared(pid_t pid, const std::string& what, const std::vector<pid_t>& pids) {
+  std::string text;
+  for (size_t i = 0; i < std::min(pids.size(), kMostNamed); ++i) {
+    text += (i > 0 ? ", " : "") + std::to_string(pids[i]) + " (" +
+            thread_name(pids[i], pids[i]).value_or("") + ")";
+  }
+  if (pids.size() > kMostNamed) {
+    text += " and " + std::to_string(pids.size() - kMostNamed) + " more";
+  }
+  throw Error("RESTORE_MISMATCH", pid, "", 0,
+              what + " is shared with process " + text +
+                  ", which would see it change (option shared allows that)");
+}
+
 }  // namespace
 
 void require_unshared(pid_t pid, pid_t helper, const std::vector<WantedVma>& wanted,
                       const std::vector<PageRange>& stored) {
+  std::vector<pid_t> users = memory_users(pid);
+  std::erase(users, helper);
+  if (!users.empty()) {
+    throw_shared(pid, "its memory", users);
+  }
   std::map<Object, std::string> written;
   for (const WantedVma& vma : wanted) {
     if (is_written(vma, stored)) {
@@ -64,21 +85,10 @@ void require_unshared(pid_t pid, pid_t helper, const std::vector<WantedVma>& wan
       }
     }
   }
-  if (sharers.empty()) {
-    return;
+  if (!sharers.empty()) {
+    const auto& [object, pids] = *sharers.begin();
+    throw_shared(pid, written[object], pids);
   }
-  const auto& [object, pids] = *sharers.begin();
-  std::string text;
-  for (size_t i = 0; i < std::min(pids.size(), kMostNamed); ++i) {
-    text += (i > 0 ? ", " : "") + std::to_string(pids[i]) + " (" +
-            thread_name(pids[i], pids[i]).value_or("") + ")";
-  }
-  if (pids.size() > kMostNamed) {
-    text += " and " + std::to_string(pids.size() - kMostNamed) + " more";
-  }
-  throw Error("RESTORE_MISMATCH", pid, "", 0,
-              written[object] + " is shared with process " + text +
-                  ", which would see it change (option shared allows that)");
 }
 
 }  // namespace sluice

@@ -10,8 +10,9 @@
 
 namespace sluice {
 
-// No process but `pid` and its `helper` maps shared memory or a file that pages of the image are
-// written to. Looks at all processes that this caller may look at. Throws RESTORE_MISMATCH.
+// No process but `pid` and its `helper` runs in its memory, or maps shared memory or a file that
+// pages of the image are written to. Looks at all processes that this caller may look at. Throws
+// RESTORE_MISMATCH.
 void require_unshared(pid_t pid, pid_t helper, const std::vector<WantedVma>& wanted,
                       const std::vector<PageRange>& stored);
 
