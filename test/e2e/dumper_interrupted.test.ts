@@ -4,7 +4,6 @@
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
 import { AbortError, openImage, openTarget } from '@sluice/core';
 import { describe, expect, it } from 'vitest';
 import { dumpOf, failureOf } from '../harness/dump.js';
@@ -14,6 +13,7 @@ import { startHanging } from '../harness/hanging.js';
 import { leakCheck } from '../harness/leaks.js';
 import { whileHeld } from '../harness/oracle.js';
 import { dumpProcess, restoreInto } from '../harness/patient.js';
+import { buildPreload } from '../harness/preload.js';
 import { startTarget } from '../harness/target.js';
 import { TempDir } from '../harness/temp.js';
 import { assertUntouched, viewOf } from '../harness/untouched.js';
@@ -21,8 +21,6 @@ import { within } from '../harness/wait.js';
 import { outcomeOf } from '../unit/cli/run_sluice.js';
 
 leakCheck();
-
-const CLOCK = fileURLToPath(new URL('../harness/stepping_clock.c', import.meta.url));
 
 interface Phase {
   phase: string;
@@ -158,10 +156,8 @@ describe('dumpers that begin at the same time', () => {
 
 it('a clock that is set while it dumps changes no time that it waits or tells', async (ctx) => {
   await using dir = new TempDir();
-  const library = dir.join('clock.so');
-  const built = spawnSync('cc', ['-shared', '-fPIC', '-O1', '-o', library, CLOCK]);
-  if (built.error !== undefined) ctx.skip(`cc does not run: ${built.error.message}`);
-  expect({ status: built.status, errors: String(built.stderr) }).toEqual({ status: 0, errors: '' });
+  const { library, refusal } = buildPreload('stepping_clock.c', dir);
+  if (refusal !== undefined) ctx.skip(refusal);
   await using target = await startTarget('churn', ['exit']);
   const { pid } = target;
   const before = viewOf(pid);
