@@ -9,12 +9,12 @@ import { dumpInto } from '../session/dump_into.js';
 import { ProgressMeter } from '../session/dump_run.js';
 import { identify } from '../session/identify.js';
 import { checkPid, resolveDumpOptions } from '../session/options.js';
+import { checkFree, temporaryName } from './new_file.js';
 import {
   type CoreProcessOptions,
   type ResolvedCoreProcessOptions,
   resolveCoreProcessOptions,
 } from './options.js';
-import { checkFree, temporaryName } from './output.js';
 import { dumpIntoCore } from './placed.js';
 import { type CoreResult, logWritten, writeCore } from './write.js';
 

@@ -1,11 +1,11 @@
 /** Where a core is written to. */
-import { randomBytes } from 'node:crypto';
-import { type FileHandle, lstat, open, rename, unlink } from 'node:fs/promises';
+import type { BigIntStats } from 'node:fs';
+import { type FileHandle, lstat, open, unlink } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { Writable } from 'node:stream';
 import { AbortError, fromNative, SluiceError } from '../errors.js';
 import { notWritable } from '../image/image_dir.js';
-import { syncDirectory } from '../image/writer.js';
+import { checkFree, giveName, temporaryName } from './new_file.js';
 
 /** Most bytes of zeros given to a stream at once. */
 const ZEROS = new Uint8Array(256 * 1024);
@@ -22,30 +22,12 @@ export interface CoreOutput {
    * @throws SluiceError `ERR_SLUICE_DISK_FULL`, `ERR_SLUICE_IO`; AbortError
    */
   write(bytes: Uint8Array, offset: number): Promise<void>;
-  /** Makes it as long as it should be, and whole to others. Throws as `write`. */
+  /**
+   * Makes it as long as it should be, and whole to others. Throws as `write`, and `ERR_SLUICE_OUTPUT_EXISTS`.
+   */
   finish(bytes: number): Promise<void>;
-  /** Leaves nothing of what is not finished. Never rejects. */
+  /** Leaves nothing of it, finished or not. Never rejects. */
   discard(): Promise<void>;
-}
-
-/**
- * Refuses a path where something is already.
- *
- * @throws SluiceError `ERR_SLUICE_OUTPUT_EXISTS`, `ERR_SLUICE_OUTPUT_NOT_WRITABLE`
- */
-export async function checkFree(path: string): Promise<void> {
-  try {
-    await lstat(path);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return;
-    throw notWritable(error, path);
-  }
-  throw new SluiceError('ERR_SLUICE_OUTPUT_EXISTS', `${path} is there already`, { file: path });
-}
-
-/** A name for a while, beside the file that will be there. */
-export function temporaryName(path: string, what: string): string {
-  return `${path}.${randomBytes(6).toString('hex')}.${what}`;
 }
 
 /** A new file with mode 0600, of another name until it is whole. What is not written is a hole. */
@@ -54,25 +36,38 @@ export class FileOutput implements CoreOutput {
   readonly #path: string;
   readonly #temporary: string;
   readonly #handle: FileHandle;
+  /** To bring the name to the disk. Open from the start: later would be too late to find that it cannot be. */
+  readonly #directory: FileHandle;
+  /** The file, once it has its name. */
+  #named: BigIntStats | undefined;
   /** Written since the disk was last told to begin. */
   #unsyncedBytes = 0;
   #syncing: Promise<void> | undefined;
   /** The kernel tells of a failure once. */
   #syncError: unknown;
 
-  private constructor(path: string, temporary: string, handle: FileHandle) {
+  private constructor(
+    path: string,
+    temporary: string,
+    { handle, directory }: { handle: FileHandle; directory: FileHandle },
+  ) {
     this.#path = path;
     this.#temporary = temporary;
     this.#handle = handle;
+    this.#directory = directory;
   }
 
   /** @throws SluiceError as `checkFree`, and `ERR_SLUICE_DISK_FULL` */
   static async create(path: string): Promise<FileOutput> {
     await checkFree(path);
     const temporary = temporaryName(path, 'tmp');
+    let directory: FileHandle | undefined;
     try {
-      return new FileOutput(path, temporary, await open(temporary, 'wx', 0o600));
+      directory = await open(dirname(path), 'r');
+      const handle = await open(temporary, 'wx', 0o600);
+      return new FileOutput(path, temporary, { handle, directory });
     } catch (error) {
+      await directory?.close();
       throw notWritable(error, path);
     }
   }
@@ -102,13 +97,16 @@ export class FileOutput implements CoreOutput {
       if (this.#syncError !== undefined) throw this.#syncError;
       await this.#handle.truncate(bytes);
       await this.#handle.sync();
+      const file = await this.#handle.stat({ bigint: true });
       await this.#handle.close();
-      await checkFree(this.#path);
-      await rename(this.#temporary, this.#path);
+      const hasTwo = await giveName(this.#temporary, this.#path);
+      this.#named = file;
+      if (hasTwo) await unlink(this.#temporary);
+      await this.#directory.sync();
+      await this.#directory.close();
     } catch (error) {
       throw fromNative(error, { file: this.#path });
     }
-    await syncDirectory(dirname(this.#path));
   }
 
   /** Begins to bring to the disk what is there. Else the kernel would do so when all is. */
@@ -128,7 +126,16 @@ export class FileOutput implements CoreOutput {
   async discard(): Promise<void> {
     await this.#syncing;
     await this.#handle.close().catch(() => {});
+    await this.#directory.close().catch(() => {});
     await unlink(this.#temporary).catch(() => {});
+    if (await this.#hasItsName()) await unlink(this.#path).catch(() => {});
+  }
+
+  /** Another file may have got it since. */
+  async #hasItsName(): Promise<boolean> {
+    if (this.#named === undefined) return false;
+    const found = await lstat(this.#path, { bigint: true }).catch(() => undefined);
+    return found?.dev === this.#named.dev && found.ino === this.#named.ino;
   }
 }
 
