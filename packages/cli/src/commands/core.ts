@@ -2,7 +2,7 @@ import { Writable } from 'node:stream';
 import { type CoreResult, coreProcess, SluiceError, writeCore } from '@sluice/core';
 import type { Command } from 'commander';
 import { InterruptScope } from '../interrupt.js';
-import { writeErr, writeJson, writeOut } from '../terminal/output.js';
+import { jsonLine, writeErr, writeOut } from '../terminal/output.js';
 import { mask, path, wholeNumber } from '../values.js';
 import { renderCore } from '../views/core.js';
 import { addDumpingOptions, type DumpingFlags, dumpingOptions } from './dump_options.js';
@@ -30,7 +30,7 @@ export function addCore(program: Command): void {
     )
     .requiredOption(
       '--out <file>',
-      'file to write, which must not exist; - is standard output',
+      'file to write, which must not exist; - is standard output, and what is printed goes to standard error',
       path,
     )
     .option(
@@ -54,9 +54,10 @@ async function core(dir: string | undefined, flags: CoreFlags): Promise<void> {
   using interrupt = new InterruptScope(dir === undefined ? undefined : 'Nothing was kept.');
   const target = out === STDOUT ? standardOutput() : out;
   const result = await make(dir, flags, target, interrupt.signal);
-  if (out !== STDOUT) await (json ? writeJson(result) : writeOut(renderCore(dir, result)));
+  const text = json ? jsonLine(result) : renderCore(dir, result);
   // Standard output is the core.
-  else if (!json && process.stderr.isTTY) writeErr(renderCore(dir, result));
+  if (out === STDOUT) writeErr(text);
+  else await writeOut(text);
 }
 
 function make(

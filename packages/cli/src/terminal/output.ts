@@ -26,8 +26,12 @@ export function writeOut(data: string | Uint8Array): Promise<void> {
 }
 
 /** One JSON object in one line. */
+export function jsonLine(value: object): string {
+  return `${JSON.stringify(value, hexForBigint)}\n`;
+}
+
 export function writeJson(value: object): Promise<void> {
-  return writeOut(`${JSON.stringify(value, hexForBigint)}\n`);
+  return writeOut(jsonLine(value));
 }
 
 /** Fire and forget: that standard error cannot be written cannot be told to anybody. */
