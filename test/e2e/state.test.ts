@@ -89,7 +89,12 @@ function expectThreads({ threads }: ManifestProcess, pid: number, said: Said): v
   }
 }
 
-function expectState({ state }: ManifestProcess, pid: number, said: Said, file: string): void {
+function expectState(
+  { state, threads }: ManifestProcess,
+  pid: number,
+  said: Said,
+  file: string,
+): void {
   const status = readStatus(pid);
   const stat = readStat(`/proc/${pid}/stat`);
   const field = (number: number) => BigInt(stat[number - 3] ?? '');
@@ -145,6 +150,10 @@ function expectState({ state }: ManifestProcess, pid: number, said: Said, file: 
   const cpu = /^Max cpu time\s+(\S+)\s+(\S+)/m.exec(readFileSync(`/proc/${pid}/limits`, 'utf8'));
   const limit = (text = '') => (text === 'unlimited' ? UNLIMITED : BigInt(text));
   expect(state.limits[0]).toEqual({ name: 'CPU', soft: limit(cpu?.[1]), hard: limit(cpu?.[2]) });
+
+  const ends = state.extendedLayout.map(({ bytes, offset }) => offset + bytes);
+  expect(ends).not.toEqual([]);
+  expect(Math.max(...ends)).toBeLessThanOrEqual(threads[0]?.extendedRegisters.length ?? 0);
 
   const { descriptors } = state;
   expect(descriptors.map(({ descriptor }) => String(descriptor))).toEqual(

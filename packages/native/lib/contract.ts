@@ -104,6 +104,14 @@ export interface SignalAction {
   mask: bigint;
 }
 
+/** Where `extendedRegisters` have those of one feature of the processor. */
+export interface ExtendedFeature {
+  /** Of XSAVE, like 2 for AVX. */
+  number: number;
+  bytes: number;
+  offset: number;
+}
+
 /** What the kernel keeps of a process beside its memory. Signal sets have number n as bit n - 1. */
 export interface CapturedState {
   parentPid: number;
@@ -154,6 +162,8 @@ export interface CapturedState {
    * process, or if more signals are caught since.
    */
   signalActions: SignalAction[] | null;
+  /** Of all features but those of the legacy area, ascending by number. Empty if not known. */
+  extendedLayout: ExtendedFeature[];
   umask: number;
   workingDirectory: string;
   root: string;
@@ -435,8 +445,8 @@ export interface Addon {
   memoryUsers(pid: number): number[];
   readMaps(pid: number): NativeVma[];
   /**
-   * What can be read of a live process at any time, so without programBreak, signalActions, descriptors
-   * and auxiliaryVector; null if it is gone.
+   * What can be read of a live process at any time, so without programBreak, signalActions, descriptors,
+   * extendedLayout and auxiliaryVector; null if it is gone.
    */
   processState(pid: number): CapturedState | null;
   /** CRC32C (Castagnoli) of the bytes, continuing from `seed` (0 to start). */

@@ -123,7 +123,33 @@ TEST(thread_state_has_all_registers) {
   constexpr size_t kAvx = 576;
   CHECK(same(kSse, 256));
   CHECK((held.features & 4) == 0 || same(kAvx, 256));
+  // The processor itself has laid out what the thread held.
+  for (const arch::ExtendedFeature& feature : arch::extended_layout()) {
+    CHECK((held.features >> feature.number & 1) == 0 || same(feature.offset, feature.bytes));
+  }
   spinner.check("captured");
+}
+
+TEST(extended_layout_has_all_that_the_kernel_saves) {
+  const Child child([] {});
+  const std::vector<uint8_t> is = frozen_states(child.pid()).at(0).extended_registers;
+  constexpr size_t kOffered = 464;  // where ptrace says which features there are
+  constexpr uint64_t kLegacy = 3;
+  uint64_t offered = 0;
+  CHECK(is.size() > kOffered + sizeof offered);
+  std::memcpy(&offered, is.data() + kOffered, sizeof offered);
+  uint64_t features = 0;
+  uint32_t last = 0;
+  size_t end = 0;
+  for (const arch::ExtendedFeature& feature : arch::extended_layout()) {
+    CHECK(feature.number > last);
+    CHECK(feature.bytes > 0);
+    last = feature.number;
+    features |= uint64_t{1} << feature.number;
+    end = std::max(end, size_t{feature.offset} + feature.bytes);
+  }
+  CHECK_EQ(features, offered & ~kLegacy);
+  CHECK(end <= is.size());
 }
 
 TEST(thread_state_of_one_that_ended) {

@@ -51,6 +51,7 @@ export function stateOf(more: Partial<CapturedState> = {}): CapturedState {
     ignoredSignals: 0n,
     caughtSignals: 0n,
     signalActions: null,
+    extendedLayout: [],
     umask: 0o22,
     workingDirectory: '/',
     root: '/',

@@ -44,6 +44,20 @@ interface Loose {
   [index: number]: Loose;
 }
 
+/** What is wrong with it, how it is made so, and what the error says. */
+type Spoiled = [string, (manifest: Loose) => unknown, RegExp];
+
+const EXTENDED_FEATURES: [string, object, string][] = [
+  ['of the legacy area', { number: 1 }, 'number'],
+  ['that no bit stands for', { number: 63 }, 'number'],
+  ['with a number as text', { number: '2' }, 'number'],
+  ['of 4 GiB', { bytes: 2 ** 32 - 1 }, 'bytes'],
+  ['of less than nothing', { bytes: -1 }, 'bytes'],
+  ['far away', { offset: 2 ** 31 }, 'offset'],
+  ['at half a byte', { offset: 576.5 }, 'offset'],
+  ['with flags', { flags: 0 }, 'flags'],
+];
+
 /** Opens, expects damage, and that neither time nor memory was spent on it. */
 async function expectCorrupt(dir: string, file = 'manifest.msgpack'): Promise<SluiceErrorLike> {
   const start = performance.now();
@@ -379,6 +393,30 @@ describe('a manifest', () => {
           signalActions: [{ signal: 65, handler: 0n, flags: 0n, restorer: 0n, mask: 0n }],
         }),
       /signalActions.0.signal/,
+    ],
+    ...EXTENDED_FEATURES.map(([title, wrong, said]): Spoiled => {
+      const layout = [{ number: 2, bytes: 256, offset: 576, ...wrong }];
+      return [
+        `with an extended feature ${title}`,
+        (m) => Object.assign(process0(m).state as object, { extendedLayout: layout }),
+        new RegExp(`extendedLayout.0.${said}`),
+      ];
+    }),
+    [
+      'with the same extended feature twice',
+      (m) =>
+        Object.assign(process0(m).state as object, {
+          extendedLayout: [5, 6, 5].map((number) => ({ number, bytes: 1, offset: 0 })),
+        }),
+      /extendedLayout.2.number: 5 is there twice/,
+    ],
+    [
+      'with more extended features than there are bits',
+      (m) =>
+        Object.assign(process0(m).state as object, {
+          extendedLayout: Array.from({ length: 62 }, () => ({ number: 2, bytes: 1, offset: 0 })),
+        }),
+      /state.extendedLayout/,
     ],
     [
       'without limits',

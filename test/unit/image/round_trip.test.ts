@@ -10,6 +10,7 @@ import {
   pageTableOf,
   pattern,
   processOf,
+  replaceManifest,
   SMALL_PID,
   SMALL_START,
   temporaryDir,
@@ -30,6 +31,17 @@ describe('an image that was written', () => {
     ]);
     expect(image.processes[0]?.vmas[1]).toMatchObject({ end: 0xffff_ffff_ff60_1000n, file: null });
     expect(image.manifest.createdNs).toBe(1_700_000_000_123_456_789n);
+  });
+
+  test('may be older than what tells where extended registers are', async () => {
+    const dir = await temporaryDir();
+    const manifest = structuredClone(await writeSmallImage(dir));
+    const state = manifest.processes[0]?.state;
+    expect(state?.extendedLayout).toHaveLength(1);
+    Reflect.deleteProperty(state as object, 'extendedLayout');
+    await replaceManifest(dir, manifest);
+    await using image = await open(dir);
+    expect(image.processes[0]?.state).toEqual({ ...state, extendedLayout: [] });
   });
 
   test('keeps numbers of every size and text of every script', async () => {

@@ -142,6 +142,7 @@ function stateOf(): CapturedState {
     ignoredSignals: 1n << 12n,
     caughtSignals: 1n << 1n,
     signalActions: [{ signal: 2, handler: 0x40_1000n, flags: 0n, restorer: 0n, mask: 0n }],
+    extendedLayout: [{ number: 2, bytes: 256, offset: 576 }],
     umask: 0o22,
     workingDirectory: '/',
     root: '',

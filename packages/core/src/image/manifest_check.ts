@@ -50,6 +50,8 @@ function checkProcess(process: ManifestProcess, at: ManifestPath): void {
     }
   });
   checkRanges(leftOut, [...at, 'leftOut']);
+  const layout = process.state?.extendedLayout ?? [];
+  refuseRepeated(layout, ({ number }) => number, [...at, 'state', 'extendedLayout'], 'number');
   if (pageTable.file !== pageTableFile(pid)) {
     const name = JSON.stringify(pageTable.file);
     throw new ManifestFault([...at, 'pageTable', 'file'], `${name} is not ${pageTableFile(pid)}`);

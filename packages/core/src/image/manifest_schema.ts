@@ -18,6 +18,8 @@ const text = v.pipe(v.string(), v.maxLength(4096));
 const path = v.pipe(v.string(), v.maxLength(20_000));
 const bytes = v.instance(Uint8Array);
 
+const MAX_EXTENDED_BYTES = 65_536;
+
 const file = v.strictObject({
   path: v.pipe(path, v.startsWith('/'), v.excludes('\0')),
   device: u64,
@@ -56,7 +58,7 @@ const thread = v.strictObject({
   namespaceTid: v.pipe(count, v.maxValue(2 ** 31 - 1)),
   name: short,
   registers: v.pipe(bytes, v.maxLength(4096)),
-  extendedRegisters: v.pipe(bytes, v.maxLength(65_536)),
+  extendedRegisters: v.pipe(bytes, v.maxLength(MAX_EXTENDED_BYTES)),
   signalMask: u64,
   pendingSignals: u64,
   robustList: u64,
@@ -69,6 +71,13 @@ const signalAction = v.strictObject({
   flags: u64,
   restorer: u64,
   mask: u64,
+});
+
+// Other bits of XCR0 stand for the legacy area and another format. A thread has no more registers than that.
+const extendedFeature = v.strictObject({
+  number: v.pipe(count, v.minValue(2), v.maxValue(62)),
+  bytes: v.pipe(count, v.maxValue(MAX_EXTENDED_BYTES)),
+  offset: v.pipe(count, v.maxValue(MAX_EXTENDED_BYTES)),
 });
 
 const ids = v.pipe(v.array(u32), v.length(4));
@@ -110,6 +119,8 @@ const state = v.strictObject({
   ignoredSignals: u64,
   caughtSignals: u64,
   signalActions: v.nullable(v.pipe(v.array(signalAction), v.maxLength(64))),
+  // Images of version 3 that were made before cores told it have none.
+  extendedLayout: v.optional(v.pipe(v.array(extendedFeature), v.maxLength(61)), () => []),
   umask: u32,
   workingDirectory: path,
   root: path,

@@ -64,6 +64,14 @@ Napi::Object descriptor_to_js(Napi::Env env, const OpenDescriptor& of) {
   return open;
 }
 
+Napi::Object feature_to_js(Napi::Env env, const arch::ExtendedFeature& of) {
+  Napi::Object feature = Napi::Object::New(env);
+  feature.Set("number", number(env, of.number));
+  feature.Set("bytes", number(env, of.bytes));
+  feature.Set("offset", number(env, of.offset));
+  return feature;
+}
+
 void add_status(Napi::Env env, const ProcStatus& status, Napi::Object* state) {
   state->Set("userIds", ids_to_js(env, status.uids));
   state->Set("groupIds", ids_to_js(env, status.gids));
@@ -127,6 +135,10 @@ Napi::Value state_to_js(Napi::Env env, const std::optional<CapturedProcess>& pro
               list(env, *process->signal_actions,
                    [env](const SignalAction& action) { return action_to_js(env, action); }));
   }
+  state.Set("extendedLayout",
+            list(env, process->extended_layout, [env](const arch::ExtendedFeature& feature) {
+              return feature_to_js(env, feature);
+            }));
   state.Set("workingDirectory", text(env, files.working_directory));
   state.Set("root", text(env, files.root));
   state.Set("descriptors", list(env, files.descriptors, [env](const OpenDescriptor& open) {

@@ -29,6 +29,7 @@
 #include "session/exchange.h"
 #include "session/lane.h"
 #include "session/page_table.h"
+#include "target/arch.h"
 #include "target/freeze.h"
 #include "target/target_handle.h"
 #include "target/tracer_task.h"
@@ -116,6 +117,7 @@ struct CapturedProcess {
   uint64_t program_break = 0;  // 0 if not known
   // Of the signals that it catches; nullopt if they cannot be had.
   std::optional<std::vector<SignalAction>> signal_actions;
+  std::vector<arch::ExtendedFeature> extended_layout;
 };
 
 struct RoundResult {

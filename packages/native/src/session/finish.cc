@@ -133,6 +133,7 @@ RoundResult DumpSession::finish_round(size_t number) {
     process.program_break = round->lanes.front().program_break;
     process.signal_actions =
         actions_of_caught(process.state.status.caught, lanes_.front()->signal_actions());
+    process.extended_layout = arch::extended_layout();
   }
   result.pinned_peak_bytes = round->exchange.pinned_peak_bytes();
   round->lanes.clear();

@@ -77,6 +77,16 @@ inline constexpr uint64_t kRedZoneBytes = 128;
 // Where a frame may start.
 inline constexpr uint64_t kFrameAlignment = 64;
 
+// Where an extended state (NT_X86_XSTATE) has the registers of one feature of the processor.
+struct ExtendedFeature {
+  uint32_t number = 0;
+  uint32_t bytes = 0;
+  uint32_t offset = 0;
+};
+// Of all that the kernel saves for programs, ascending by number. It does not depend on the
+// process, and those of the legacy area, which are always at the same place, are not among them.
+std::vector<ExtendedFeature> extended_layout();
+
 // Cuts an extended state that ptrace gave (NT_X86_XSTATE) down to the registers that are in use. It
 // has room for all that the processor has, but with more in a frame than the thread may use (tile
 // registers need a permission) rt_sigreturn would restore the oldest part only, and lose the rest.

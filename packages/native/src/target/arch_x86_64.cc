@@ -78,6 +78,7 @@ constexpr size_t kXstateHeaderOffset = 512;
 constexpr size_t kXstateHeaderBytes = 64;
 constexpr uint64_t kLegacyFeatures = 3;  // x87 and SSE
 constexpr unsigned kFirstExtendedFeature = 2;
+constexpr unsigned kExtendedFeaturesEnd = 63;  // the last bit stands for another format
 constexpr unsigned kXstateLeaf = 0xd;  // of CPUID, which tells where each feature's registers are
 constexpr uint32_t kFpMagic1 = 0x46505853;
 constexpr uint32_t kFpMagic2 = 0x46505845;
@@ -107,6 +108,29 @@ std::optional<size_t> find(std::span<const uint8_t> code, const uint8_t (&patter
     return std::nullopt;
   }
   return static_cast<size_t>(static_cast<const uint8_t*>(hit) - code.data());
+}
+
+ExtendedFeature extended_feature(unsigned number) {
+  ExtendedFeature feature{number, 0, 0};
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  __cpuid_count(kXstateLeaf, number, feature.bytes, feature.offset, ecx, edx);
+  return feature;
+}
+
+// XCR0: what the kernel has switched on for programs, and lists as such in cores; 0 without XSAVE.
+uint64_t features_for_programs() {
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0 || (ecx & bit_OSXSAVE) == 0) {
+    return 0;
+  }
+  uint32_t low = 0;
+  uint32_t high = 0;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return uint64_t{high} << 32 | low;
 }
 
 bool in_syscall(const Registers& registers) {
@@ -216,6 +240,17 @@ RemotePtr stack_pointer(const Registers& registers) { return RemotePtr(registers
 RemotePtr instruction_pointer(const Registers& registers) { return RemotePtr(registers.rip); }
 RemotePtr thread_pointer(const Registers& registers) { return RemotePtr(registers.fs_base); }
 
+std::vector<ExtendedFeature> extended_layout() {
+  std::vector<ExtendedFeature> layout;
+  const uint64_t features = features_for_programs();
+  for (unsigned number = kFirstExtendedFeature; number < kExtendedFeaturesEnd; ++number) {
+    if ((features >> number & 1) != 0) {
+      layout.push_back(extended_feature(number));
+    }
+  }
+  return layout;
+}
+
 void keep_restorable(std::vector<uint8_t>* xstate) {
   if (xstate->size() < kXstateHeaderOffset + kXstateHeaderBytes) {
     return;
@@ -226,14 +261,10 @@ void keep_restorable(std::vector<uint8_t>* xstate) {
   std::memcpy(&in_use, xstate->data() + kXstateHeaderOffset, sizeof in_use);
   const uint64_t features = offered & (in_use | kLegacyFeatures);
   size_t bytes = kXstateHeaderOffset + kXstateHeaderBytes;
-  for (unsigned number = kFirstExtendedFeature; number < 63; ++number) {
-    unsigned size = 0;
-    unsigned offset = 0;
-    unsigned ecx = 0;
-    unsigned edx = 0;
+  for (unsigned number = kFirstExtendedFeature; number < kExtendedFeaturesEnd; ++number) {
     if ((features >> number & 1) != 0) {
-      __cpuid_count(kXstateLeaf, number, size, offset, ecx, edx);
-      bytes = std::max(bytes, size_t{offset} + size);
+      const ExtendedFeature feature = extended_feature(number);
+      bytes = std::max(bytes, size_t{feature.offset} + feature.bytes);
     }
   }
   std::memcpy(xstate->data() + kFpSoftwareOffset, &features, sizeof features);
