@@ -204,6 +204,21 @@ describe('writeCore()', () => {
     expect(files.toString('utf8', 64)).toBe(`${made.library}\0${made.library}\0`);
   });
 
+  test('says last where the registers of each feature of the processor are, if that is known', async () => {
+    const extendedLayout = [
+      { number: 2, bytes: 256, offset: 576 },
+      { number: 9, bytes: 8, offset: 2432 },
+    ];
+    const { notes } = await coreOf(await makeImage({ state: stateOf({ extendedLayout }) }));
+    const last = notes.at(-1);
+    expect([last?.owner, last?.type]).toEqual(['LINUX', 0x205]);
+    const numbers = Array.from({ length: 8 }, (_, i) => last?.bytes.readUInt32LE(4 * i));
+    expect(numbers).toEqual([2, 256, 576, 0, 9, 8, 2432, 0]);
+    expect(last?.bytes.length).toBe(32);
+    const without = await coreOf(await makeImage({ state: stateOf() }));
+    expect(without.notes.map(({ type }) => type)).not.toContain(0x205);
+  });
+
   test('leaves out registers that are not known', async () => {
     const threads = [threadOf(77, { extendedRegisters: new Uint8Array() })];
     const core = await coreOf(await makeImage({ threads }));

@@ -19,6 +19,9 @@ const ARGUMENTS_BYTES = 80;
 /** `user_fpregs_struct`: the legacy area, with which extended registers begin. */
 const FP_REGISTERS_BYTES = 512;
 
+/** Its last field, flags, is reserved. */
+const XFEATURE = { size: 4, offset: 8, bytes: 16 };
+
 /** `siginfo_t` of no signal. */
 export const SIGNAL_INFO = new Uint8Array(128);
 
@@ -61,6 +64,20 @@ export function fpRegisters({ extendedRegisters }: ManifestThread): Uint8Array |
 /** All that XSAVE has; undefined on a processor without it. */
 export function xsaveArea({ extendedRegisters }: ManifestThread): Uint8Array | undefined {
   return extendedRegisters.length > FP_REGISTERS_BYTES ? extendedRegisters : undefined;
+}
+
+/** `struct x86_xfeat_component` of each feature; undefined if they are not known. */
+export function xsaveLayout({ extendedLayout }: ManifestState): Uint8Array | undefined {
+  if (extendedLayout.length === 0) return undefined;
+  const bytes = new Uint8Array(XFEATURE.bytes * extendedLayout.length);
+  const view = new DataView(bytes.buffer);
+  extendedLayout.forEach((feature, i) => {
+    const start = XFEATURE.bytes * i;
+    view.setUint32(start, feature.number, true);
+    view.setUint32(start + XFEATURE.size, feature.bytes, true);
+    view.setUint32(start + XFEATURE.offset, feature.offset, true);
+  });
+  return bytes;
 }
 
 function setIds(view: DataView, offset: number, id: number, state: ManifestState): void {

@@ -1,7 +1,14 @@
 /** The notes of a core, in the kernel's order: what debuggers know of threads and files. */
 import { PAGE_BYTES } from '../image/layout.js';
 import type { ManifestProcess, ManifestState, ManifestVma } from '../image/manifest.js';
-import { fpRegisters, processInfo, SIGNAL_INFO, threadStatus, xsaveArea } from './arch_x86_64.js';
+import {
+  fpRegisters,
+  processInfo,
+  SIGNAL_INFO,
+  threadStatus,
+  xsaveArea,
+  xsaveLayout,
+} from './arch_x86_64.js';
 import { isOfFile } from './filter.js';
 
 const NT_PRSTATUS = 1;
@@ -9,6 +16,7 @@ const NT_FPREGSET = 2;
 const NT_PRPSINFO = 3;
 const NT_AUXV = 6;
 const NT_X86_XSTATE = 0x202;
+const NT_X86_XSAVE_LAYOUT = 0x205;
 const NT_FILE = 0x4649_4c45;
 const NT_SIGINFO = 0x5349_4749;
 
@@ -24,12 +32,13 @@ export function notesOf(process: ManifestProcess, state: ManifestState): Uint8Ar
     note('CORE', NT_FILE, mappedFiles(vmas)),
   ];
   const mainFirst = [...threads].sort((a, b) => Number(b.tid === pid) - Number(a.tid === pid));
-  return mainFirst.flatMap((thread, i) => [
+  const ofThreads = mainFirst.flatMap((thread, i) => [
     note('CORE', NT_PRSTATUS, threadStatus(thread, state)),
     ...(i === 0 ? ofProcess : []),
     ...optionalNote('CORE', NT_FPREGSET, fpRegisters(thread)),
     ...optionalNote('LINUX', NT_X86_XSTATE, xsaveArea(thread)),
   ]);
+  return [...ofThreads, ...optionalNote('LINUX', NT_X86_XSAVE_LAYOUT, xsaveLayout(state))];
 }
 
 function optionalNote(owner: string, type: number, description: Uint8Array | undefined) {
