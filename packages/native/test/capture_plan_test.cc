@@ -132,7 +132,7 @@ TEST(capture_plan_of_the_first_system_v_segment) {
   }
   MappedFiles files(child.pid());
   const auto start = reinterpret_cast<uint64_t>(at->load());
-  const CapturePlan plan = make_plan(child.pid(), &files, {});
+  const CapturePlan plan = make_plan(child.pid(), &files, {}, Ask::kYes);
   const auto vma = std::find_if(plan.vmas.begin(), plan.vmas.end(), [&](const PlannedVma& each) {
     return each.mapping.start == start;
   });
@@ -179,7 +179,7 @@ TEST(capture_plan_of_a_child) {
     at[8] = map(4, kReadWrite, MAP_PRIVATE, zero.get());
   });
   MappedFiles files(child.pid());
-  const CapturePlan plan = make_plan(child.pid(), &files, {});
+  const CapturePlan plan = make_plan(child.pid(), &files, {}, Ask::kYes);
   const std::tuple<int, VmaKind, uint64_t, const char*> expected[] = {
       {1, kAnonymous, 4, "0+4 anonymous forced;"},
       {2, kPrivateFile, 4, "0+4 own;"},
@@ -204,7 +204,7 @@ TEST(capture_plan_of_a_child) {
   }
   // Without what is not the target's.
   const auto ignored = reinterpret_cast<uint64_t>(places->at[6]);
-  const CapturePlan without = make_plan(child.pid(), &files, {ignored});
+  const CapturePlan without = make_plan(child.pid(), &files, {ignored}, Ask::kYes);
   CHECK_EQ(without.vmas.size() + 1, plan.vmas.size());
   CHECK_EQ(items_at(without, places->at[6], 8), "");
 }
@@ -230,7 +230,7 @@ TEST(capture_plan_shared_memory_mapped_many_times) {
       }
     });
     MappedFiles files(child.pid());
-    const CapturePlan plan = make_plan(child.pid(), &files, {});
+    const CapturePlan plan = make_plan(child.pid(), &files, {}, Ask::kYes);
     std::map<uint64_t, uint64_t> page_at;  // by address, of the object's data
     for (const PlannedVma& vma : plan.vmas) {
       if (vma.mapping.path.rfind("/memfd:sluice-test", 0) != 0) {

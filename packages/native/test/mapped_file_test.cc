@@ -60,7 +60,7 @@ ScopedFd make_memfd(uint64_t bytes) {
 }
 
 MappedFile look(MappedFiles& files, const Mapped& mapped) {
-  const auto& found = files.look_up(mapped.mapping());
+  const auto& found = files.look_up(mapped.mapping(), Ask::kYes).file;
   CHECK(found.has_value());
   return *found;
 }
@@ -187,6 +187,36 @@ TEST(mapped_file_in_memory) {
   CHECK_EQ(look(files, named).bytes, 9);
 }
 
+// What is local may be looked at while nobody may be asked, and then it looks the same.
+TEST(mapped_file_looked_up_without_asking) {
+  const TempDir dir("/tmp");
+  const TempDir memory("/dev/shm");
+  const std::string path = write_file(dir.path() + "/file", "0123456789");
+  const Mapped named(path);
+  const Mapped removed(write_file(dir.path() + "/removed", "removed"));
+  CHECK(::unlink((dir.path() + "/removed").c_str()) == 0);
+  const Mapped replaced(write_file(dir.path() + "/replaced", "replaced"));
+  CHECK(::rename(write_file(dir.path() + "/new", "new").c_str(),
+                 (dir.path() + "/replaced").c_str()) == 0);
+  const Mapped shared(write_file(memory.path() + "/file", "text"));
+  const ScopedFd fd = make_memfd(3 * kPageBytes);
+  const Mapped memfd(fd.get(), MAP_SHARED, 3 * kPageBytes);
+  const Mapped zero("/dev/zero");
+  for (const Mapped* mapped : {&named, &removed, &replaced, &shared, &memfd, &zero}) {
+    MappedFiles files(::getpid());
+    files.learn();
+    const LookUp found = files.look_up(mapped->mapping(), Ask::kNo);
+    CHECK(!found.unasked && found.file.has_value());
+    const MappedFile expected = look(files, *mapped);
+    const std::string name = mapped->mapping().path + " ";
+    CHECK_EQ(name + differing_file(*found.file, expected, true), name);
+    CHECK_EQ(found.file->path, expected.path);
+    CHECK_EQ(found.file->reachable, expected.reachable);
+    CHECK_EQ(found.file->memory_backed, expected.memory_backed);
+    CHECK_EQ(found.file->zero_device, expected.zero_device);
+  }
+}
+
 TEST(mapped_file_of_a_device) {
   const Mapped mapped("/dev/zero");
   MappedFiles files(::getpid());
@@ -202,11 +232,11 @@ TEST(mapped_file_that_is_gone) {
   mapping.inode = 1;
   mapping.path = "/nowhere/at/all";
   MappedFiles files(::getpid());
-  CHECK(!files.look_up(mapping).has_value());
+  CHECK(!files.look_up(mapping, Ask::kYes).file);
   CHECK(!files.open(mapping));
   // By its name it is shared memory all the same.
   mapping.path = "/memfd:gone (deleted)";
-  CHECK(files.look_up(mapping)->memory_backed);
+  CHECK(files.look_up(mapping, Ask::kYes).file->memory_backed);
 }
 
 }  // namespace sluice::test

@@ -6,6 +6,8 @@
 namespace sluice {
 namespace {
 
+constexpr char kNoLook[] = "the file behind it cannot be looked at with this caller's permissions";
+
 bool starts_with(const std::string& text, const char* prefix) { return text.rfind(prefix, 0) == 0; }
 
 uint64_t round_up(uint64_t bytes) { return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes; }
@@ -23,11 +25,20 @@ using ObjectKey = std::pair<std::pair<uint64_t, uint64_t>, std::string>;
 
 class PlanMaker {
  public:
-  PlanMaker(MappedFiles* files, CapturePlan* plan) : files_(files), plan_(plan) {}
+  PlanMaker(MappedFiles* files, Ask ask, CapturePlan* plan)
+      : files_(files), ask_(ask), plan_(plan) {}
 
   void add(const Mapping& mapping) {
-    PlannedVma vma = classify(
-        mapping, has_file(mapping) ? files_->look_up(mapping) : std::optional<MappedFile>());
+    PlannedVma vma;
+    if (has_file(mapping)) {
+      const LookUp& known = files_->look_up(mapping, ask_);
+      vma = classify(mapping, known.file);
+      if (known.unasked) {
+        note_unasked(&vma);
+      }
+    } else {
+      vma = classify(mapping, {});
+    }
     switch (vma.kind) {
       case VmaKind::kAnonymous:
       case VmaKind::kPrivateFile:
@@ -65,18 +76,34 @@ class PlanMaker {
     }
   }
 
+  // It is as if the caller might not look at it.
+  void note_unasked(PlannedVma* vma) {
+    constexpr char kWhy[] =
+        "it was first seen under the freeze, in which its file system may not be asked, for that "
+        "may "
+        "never answer";
+    const bool excluded = vma->kind == VmaKind::kExcluded;
+    if (excluded && vma->left_out == kNoLook) {
+      vma->left_out = kWhy;
+    }
+    if (vma->left_out.empty() || vma->left_out == kWhy) {
+      plan_->warnings.push_back(
+          "mapped file " + vma->mapping.path + ": " + kWhy +
+          (excluded ? "; it is left out" : "; only pages that were changed were taken"));
+    }
+  }
+
   void add_deleted_file(const PlannedVma& vma) {
     const Mapping& mapping = vma.mapping;
     const uint64_t file_end = round_up(vma.file ? vma.file->bytes : 0);
     const uint64_t in_file = file_end > mapping.offset ? file_end - mapping.offset : 0;
     const uint64_t end = std::min(mapping.end, mapping.start + in_file);
-    const ScopedFd fd = files_->open(mapping);
-    const auto found =
-        fd ? data_ranges(fd.get(), mapping.offset, end - mapping.start) : std::nullopt;
+    const auto found = files_->data_of(mapping, end - mapping.start, ask_);
     const auto data = found.value_or(
         std::vector<PageRange>{{mapping.offset, mapping.offset + (end - mapping.start)}});
-    if (!mapping.shared) {
-      add_private_on_data(mapping, data);
+    if (!mapping.shared || files_->withholds(mapping, ask_)) {
+      // What is there by now where there was nothing when its file system was asked last.
+      add_around_data(mapping, data, mapping.shared ? PageFilter::kPresent : PageFilter::kOwn);
       return;
     }
     for (const PageRange& range : data) {
@@ -105,7 +132,7 @@ class PlanMaker {
       return;
     }
     if (!mapping.shared) {
-      add_private_on_data(mapping, *data);
+      add_around_data(mapping, *data, PageFilter::kOwn);
       return;
     }
     const ObjectKey key{{(uint64_t{mapping.dev_major} << 32) | mapping.dev_minor, mapping.inode},
@@ -115,17 +142,18 @@ class PlanMaker {
     }
   }
 
-  // Data of the object wherever it is, and own pages elsewhere.
-  void add_private_on_data(const Mapping& mapping, const std::vector<PageRange>& data) {
+  // Data of the object wherever it is, and such pages elsewhere.
+  void add_around_data(const Mapping& mapping, const std::vector<PageRange>& data,
+                       PageFilter elsewhere) {
     uint64_t at = mapping.start;
     for (const PageRange& range : data) {
       const uint64_t start = mapping.start + (range.start - mapping.offset);
       const uint64_t end = mapping.start + (range.end - mapping.offset);
-      add_item({at, start}, PageFilter::kOwn, mapping);
+      add_item({at, start}, elsewhere, mapping);
       add_item({start, end}, std::nullopt, mapping);
       at = end;
     }
-    add_item({at, mapping.end}, PageFilter::kOwn, mapping);
+    add_item({at, mapping.end}, elsewhere, mapping);
   }
 
   // Splits `range` of the object into parts that were captured before (aliases) and new ones.
@@ -151,6 +179,7 @@ class PlanMaker {
   }
 
   MappedFiles* files_;
+  Ask ask_;
   CapturePlan* plan_;
   std::map<ObjectKey, Claims> claims_;
 };
@@ -200,7 +229,7 @@ PlannedVma classify(const Mapping& mapping, const std::optional<MappedFile>& fil
   } else if (!file) {
     // Behind it may be a device, whose registers are not to be touched.
     if (mapping.shared) {
-      return exclude("the file behind it cannot be looked at with this caller's permissions");
+      return exclude(kNoLook);
     }
     vma.kind = VmaKind::kPrivateFile;
   } else if (file->zero_device && !mapping.shared) {
@@ -217,9 +246,10 @@ PlannedVma classify(const Mapping& mapping, const std::optional<MappedFile>& fil
   return vma;
 }
 
-CapturePlan make_plan(pid_t pid, MappedFiles* files, const std::vector<uint64_t>& ignored) {
+CapturePlan make_plan(pid_t pid, MappedFiles* files, const std::vector<uint64_t>& ignored,
+                      Ask ask) {
   CapturePlan plan;
-  PlanMaker maker(files, &plan);
+  PlanMaker maker(files, ask, &plan);
   for (const Mapping& mapping : read_maps(pid)) {
     if (std::find(ignored.begin(), ignored.end(), mapping.start) == ignored.end()) {
       maker.add(mapping);

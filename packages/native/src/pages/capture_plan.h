@@ -62,8 +62,9 @@ struct CapturePlan {
 };
 
 // Reads the maps of `pid` and decides. `files` keeps what it learns for the next time. A mapping
-// whose start is in `ignored` is not the target's (the helpers' scratch).
-CapturePlan make_plan(pid_t pid, MappedFiles* files, const std::vector<uint64_t>& ignored);
+// whose start is in `ignored` is not the target's (the helpers' scratch). Under a freeze `ask` is
+// kNo.
+CapturePlan make_plan(pid_t pid, MappedFiles* files, const std::vector<uint64_t>& ignored, Ask ask);
 
 // All that is mapped, one range for each mapping.
 PageRanges mappings_of(const CapturePlan& plan);

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <linux/openat2.h>
 #include <sys/statfs.h>
 #include <sys/sysmacros.h>
 
@@ -18,19 +19,34 @@ int64_t nanoseconds(const timespec& time) {
   return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
 }
 
+std::tuple<unsigned, unsigned, uint64_t, std::string> key_of(const Mapping& mapping) {
+  return {mapping.dev_major, mapping.dev_minor, mapping.inode, mapping.path};
+}
+
 std::string map_files_path(pid_t pid, const Mapping& mapping) {
   char range[40];
   snprintf(range, sizeof range, "%lx-%lx", mapping.start, mapping.end);
   return proc_path(pid, std::string("map_files/") + range);
 }
 
-bool starts_with(const std::string& text, const char* prefix) { return text.rfind(prefix, 0) == 0; }
+timespec time_of(const statx_timestamp& time) {
+  return {static_cast<time_t>(time.tv_sec), static_cast<long>(time.tv_nsec)};
+}
 
-// By name, for callers that may not open what is mapped.
-bool memory_backed_by_name(const std::string& path) {
-  return starts_with(path, "/memfd:") || starts_with(path, "/SYSV") ||
-         starts_with(path, "/dev/zero (deleted)") || starts_with(path, "/dev/shm/") ||
-         starts_with(path, "[anon_shmem:") || starts_with(path, "/anon_hugepage (deleted)");
+// What the kernel knows of a file by itself.
+bool known_status(int fd, struct stat* status) {
+  struct statx known{};
+  if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_BASIC_STATS, &known) != 0) {
+    return false;
+  }
+  status->st_dev = makedev(known.stx_dev_major, known.stx_dev_minor);
+  status->st_ino = known.stx_ino;
+  status->st_mode = known.stx_mode;
+  status->st_rdev = makedev(known.stx_rdev_major, known.stx_rdev_minor);
+  status->st_size = static_cast<off_t>(known.stx_size);
+  status->st_mtim = time_of(known.stx_mtime);
+  status->st_ctim = time_of(known.stx_ctime);
+  return true;
 }
 
 }  // namespace
@@ -63,21 +79,35 @@ std::string differing_file(const MappedFile& was, const MappedFile& is, bool tim
   return text;
 }
 
-const std::optional<MappedFile>& MappedFiles::look_up(const Mapping& mapping) {
-  const Key key{mapping.dev_major, mapping.dev_minor, mapping.inode, mapping.path};
-  std::optional<MappedFile>& result = known_[key];
+void MappedFiles::learn() {
+  systems_.learn(pid_);
+  const long fd = sys::call(SYS_openat, AT_FDCWD, proc_path(pid_, "root").c_str(),
+                            O_PATH | O_DIRECTORY | O_CLOEXEC);
+  root_ = ScopedFd(fd < 0 ? -1 : static_cast<int>(fd));
+}
+
+const LookUp& MappedFiles::look_up(const Mapping& mapping, Ask ask) {
+  const auto [at, is_new] = known_.try_emplace(key_of(mapping));
+  LookUp& known = at->second;
   // What no name leads to may have grown since, and its size decides what is captured. Of a file
   // that has a name only what it was is kept, and a change shows when it is read.
-  if (result && result->reachable && !result->memory_backed) {
-    return result;
+  if (known.file && known.file->reachable && !known.file->memory_backed) {
+    return known;
   }
-  result.reset();
+  if (!withholds(mapping, ask)) {
+    known = {look(mapping, ask), false};
+  } else if (is_new) {
+    known.unasked = true;
+  }
+  return known;
+}
 
+std::optional<MappedFile> MappedFiles::look(const Mapping& mapping, Ask ask) const {
   MappedFile file;
   file.path = file_path(mapping);
-  const std::string through_root = proc_path(pid_, "root") + file.path;
   struct stat by_path{};
-  const bool has_path = !file.path.empty() && stat(through_root.c_str(), &by_path) == 0;
+  struct statfs system{};
+  const bool has_path = find_path(mapping, ask, &by_path, &system);
   struct stat mapped{};
   if (stat(map_files_path(pid_, mapping).c_str(), &mapped) == 0) {
     file.reachable = has_path && by_path.st_dev == mapped.st_dev && by_path.st_ino == mapped.st_ino;
@@ -87,22 +117,64 @@ const std::optional<MappedFile>& MappedFiles::look_up(const Mapping& mapping) {
   } else if (memory_backed_by_name(mapping.path)) {
     file.memory_backed = true;
     file.inode = mapping.inode;
-    result = file;
-    return result;
+    return file;
   } else {
-    return result;
+    return std::nullopt;
   }
   note_status(mapped, &file);
-  struct statfs system{};
-  const std::string& at = file.reachable ? through_root : map_files_path(pid_, mapping);
-  if (statfs(at.c_str(), &system) == 0) {
+  if (file.reachable || statfs(map_files_path(pid_, mapping).c_str(), &system) == 0) {
     file.huge_pages = system.f_type == HUGETLBFS_MAGIC;
     file.memory_backed = file.huge_pages || system.f_type == TMPFS_MAGIC;
   }
   file.memory_backed =
       !file.character_device && (file.memory_backed || memory_backed_by_name(mapping.path));
-  result = file;
-  return result;
+  return file;
+}
+
+// What the path of a mapping leads to. A way there can lead over file systems that may have to be
+// asked. Where they must not be, it is gone as far as the kernel knows the names by itself, as it
+// does those of what is mapped.
+bool MappedFiles::find_path(const Mapping& mapping, Ask ask, struct stat* status,
+                            struct statfs* system) const {
+  const std::string path = file_path(mapping);
+  if (!path.starts_with('/')) {
+    return false;
+  }
+  if (ask == Ask::kYes) {
+    const std::string through_root = proc_path(pid_, "root") + path;
+    if (stat(through_root.c_str(), status) != 0) {
+      return false;
+    }
+    statfs(through_root.c_str(), system);
+    return true;
+  }
+  open_how how{};
+  how.flags = O_PATH | O_CLOEXEC;
+  how.resolve = RESOLVE_CACHED;
+  const long opened = sys::call(SYS_openat2, root_.get(), path.c_str() + 1, &how, sizeof how);
+  const ScopedFd fd(opened < 0 ? -1 : static_cast<int>(opened));
+  if (!fd || !known_status(fd.get(), status)) {
+    return false;
+  }
+  if (status->st_dev == makedev(mapping.dev_major, mapping.dev_minor)) {
+    fstatfs(fd.get(), system);
+  }
+  return true;
+}
+
+std::optional<std::vector<PageRange>> MappedFiles::data_of(const Mapping& mapping, uint64_t bytes,
+                                                           Ask ask) {
+  const DataKey key{key_of(mapping), mapping.offset, bytes};
+  if (withholds(mapping, ask)) {
+    const auto known = data_.find(key);
+    return known == data_.end() ? std::nullopt : known->second;
+  }
+  const ScopedFd fd = open(mapping);
+  auto ranges = fd ? data_ranges(fd.get(), mapping.offset, bytes) : std::nullopt;
+  if (systems_.may_ask(mapping)) {
+    data_[key] = ranges;
+  }
+  return ranges;
 }
 
 ScopedFd MappedFiles::open(const Mapping& mapping) const {

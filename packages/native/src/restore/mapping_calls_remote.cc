@@ -60,17 +60,18 @@ HeapBounds MappingCalls::heap_bounds() {
   return {stat->addresses.start_break, static_cast<uint64_t>(end)};
 }
 
-void MappingCalls::open_files(const RestorePlan& plan, const std::vector<Mapping>& present) {
+void MappingCalls::open_files(const RestorePlan& plan, const std::vector<Mapping>& present,
+                              const MappedFiles& files, Ask ask) {
   for (const RestoreCall& call : plan.calls) {
     if (call.kind == Kind::kMapFile) {
-      open_file(call.wanted);
+      open_file(call.wanted, files, ask);
     }
   }
   for (size_t i = 0; i < wanted_.size(); ++i) {
     const WantedVma& vma = wanted_[i];
     if (vma.kind == VmaKind::kPrivateFile && vma.file && is_in_pieces(vma, present)) {
       try {
-        open_file(i);
+        open_file(i, files, ask);
       } catch (const Error&) {
         // Then the pieces stay as they are.
       }
@@ -79,7 +80,7 @@ void MappingCalls::open_files(const RestorePlan& plan, const std::vector<Mapping
 }
 
 // In the helper, which has the process's root and rights and a file table of its own.
-void MappingCalls::open_file(size_t index) {
+void MappingCalls::open_file(size_t index, const MappedFiles& files, Ask ask) {
   if (helper_files_.contains(index)) {
     return;
   }
@@ -90,6 +91,11 @@ void MappingCalls::open_file(size_t index) {
         "FILE_CHANGED", pid_, call, result < 0 ? static_cast<int>(-result) : 0,
         describe_range(vma.range(), {}) + " cannot be mapped from " + path + " again: " + why);
   };
+  if (files.withholds(vma.mapping, ask)) {
+    refuse("", 0,
+           "it was unmapped right before the freeze, in which its file system may not be "
+           "asked, for that may never answer; try again");
+  }
   struct stat status{};
   // Looked at before it is opened, because opening a device can do things.
   if (::stat((proc_path(pid_, "root") + path).c_str(), &status) != 0) {

@@ -12,6 +12,7 @@
 
 #include "base/page_range.h"
 #include "kernel/proc_maps.h"
+#include "pages/mapped_file.h"
 #include "restore/restore_plan.h"
 #include "target/arch.h"
 #include "target/helper_remote.h"
@@ -34,8 +35,10 @@ class MappingCalls {
 
   // Throws TARGET_EXITED.
   HeapBounds heap_bounds();
-  // Opens what the calls of `plan` map, and what join_pieces() would. Throws FILE_CHANGED.
-  void open_files(const RestorePlan& plan, const std::vector<Mapping>& present);
+  // Opens what the calls of `plan` map, and what join_pieces() would. Throws FILE_CHANGED. `files`
+  // tells which must not be asked for.
+  void open_files(const RestorePlan& plan, const std::vector<Mapping>& present,
+                  const MappedFiles& files, Ask ask);
   // Throws RESTORE_INCOMPLETE, or SYSTEM after all was put back.
   void make_all(const RestorePlan& plan);
   // The kernel does not join neighbours of different origin. Their bytes are those of the image all
@@ -51,7 +54,7 @@ class MappingCalls {
 
  private:
   int64_t remote(long number, std::initializer_list<uint64_t> args);
-  void open_file(size_t index);
+  void open_file(size_t index, const MappedFiles& files, Ask ask);
   int64_t make(const RestoreCall& call);
   void undo(const RestoreCall& call);
   void count(const RestoreCall& call);

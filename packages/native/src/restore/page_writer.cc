@@ -49,9 +49,10 @@ void PageWriter::require_forced_write(const std::vector<PageRange>& stored) cons
   }
 }
 
-void PageWriter::open_shared() {
+void PageWriter::open_shared(const MappedFiles& files) {
   for (const WantedVma& vma : wanted_) {
-    if (vma.mapping.shared && !vma.mapping.writable && vma.is_object()) {
+    if (vma.mapping.shared && !vma.mapping.writable && vma.is_object() &&
+        !files.withholds(vma.mapping, Ask::kNo)) {
       ScopedFd fd = open_mapped(vma, O_RDWR);
       if (fd) {
         shared_files_.emplace(&vma, std::move(fd));

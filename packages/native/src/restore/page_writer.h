@@ -24,8 +24,9 @@ class PageWriter {
 
   // A kernel may forbid writing to what the process itself may not write to. Throws PERMISSION.
   void require_forced_write(const std::vector<PageRange>& stored) const;
-  // What is mapped read-only is written through the object itself, from here on.
-  void open_shared();
+  // What is mapped read-only is written through the object itself, from here on; but for those that
+  // under this freeze must not be asked for.
+  void open_shared(const MappedFiles& files);
   // What cannot be written.
   std::vector<PageRange> fixed() const;
   // Opens the object of a mapping, through any mapping of it that is there now. An empty descriptor

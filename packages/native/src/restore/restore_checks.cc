@@ -25,8 +25,15 @@ PageRange in_file(const WantedVma& vma) {
 
 // What the image leaves to the file must be in it still.
 void require_same_file(pid_t pid, const WantedVma& then, const Mapping& now,
-                       const std::vector<PageRange>& stored, MappedFiles* files) {
-  const auto& is = files->look_up(now);
+                       const std::vector<PageRange>& stored, MappedFiles* files, Ask ask) {
+  const LookUp& known = files->look_up(now, ask);
+  const auto& is = known.file;
+  if (known.unasked) {
+    throw Error("RESTORE_MISMATCH", pid, "", 0,
+                then.mapping.path +
+                    " was mapped right before the freeze, in which its file system may not be "
+                    "asked, for that may never answer; try again");
+  }
   if (!is || is->device == 0 || then.file->device == 0 || then.kind == VmaKind::kExcluded ||
       then.file->character_device || is->character_device) {
     return;  // by its name alone, which was compared already
@@ -100,8 +107,7 @@ void require_left_alone(pid_t pid, const RestorePlan& plan, const std::vector<Pa
 
 void require_same_files(pid_t pid, const std::vector<WantedVma>& wanted,
                         const std::vector<PresentVma>& present,
-                        const std::vector<PageRange>& stored) {
-  MappedFiles files(pid);
+                        const std::vector<PageRange>& stored, MappedFiles* files, Ask ask) {
   auto now = present.begin();
   for (const WantedVma& then : wanted) {
     while (now != present.end() && now->mapping.end <= then.mapping.start) {
@@ -112,7 +118,7 @@ void require_same_files(pid_t pid, const std::vector<WantedVma>& wanted,
     });
     if (has_file(then.mapping) && then.file && same != present.end() &&
         same->mapping.start < then.mapping.end) {
-      require_same_file(pid, then, same->mapping, stored, &files);
+      require_same_file(pid, then, same->mapping, stored, files, ask);
     }
   }
 }

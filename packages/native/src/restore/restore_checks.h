@@ -25,10 +25,10 @@ void require_left_alone(pid_t pid, const RestorePlan& plan, const std::vector<Pa
                         const arch::Gadgets& gadgets);
 
 // What the image leaves to mapped files, having no page of its own there, is in them still. All
-// lists ascending. Throws FILE_CHANGED.
+// lists ascending. Throws FILE_CHANGED; RESTORE_MISMATCH for one that may not be asked for.
 void require_same_files(pid_t pid, const std::vector<WantedVma>& wanted,
                         const std::vector<PresentVma>& present,
-                        const std::vector<PageRange>& stored);
+                        const std::vector<PageRange>& stored, MappedFiles* files, Ask ask);
 
 // Afterwards: the kernel did what it was asked to. Throws SYSTEM.
 void require_mapped(pid_t pid, const std::vector<Mapping>& present,

@@ -27,6 +27,7 @@ RestoreSession::RestoreSession(RestoreOptions options)
     : options_(std::move(options)),
       // Whoever restores takes greater risks.
       target_(options_.pid, options_.start_time_ticks, DespiteFilter::kYes),
+      files_(options_.pid),
       descriptors_(options_.pid, options_.state.descriptors) {
   require_dumpable(options_.pid);
   std::vector<PageRange> kept = options_.stored;
@@ -128,7 +129,8 @@ void RestoreSession::check() {
     require_same_threads(options_.pid, options_.state.threads,
                          list_threads(options_.pid).value_or(std::vector<pid_t>{}));
     descriptors_.check();
-    check_memory();
+    files_.learn();
+    check_memory(Ask::kYes);
     if (!options_.shared) {
       require_unshared(options_.pid, helper_->pid(), options_.vmas, options_.stored);
     }
@@ -156,15 +158,15 @@ std::vector<PresentVma> RestoreSession::present_vmas() {
   return vmas;
 }
 
-void RestoreSession::check_memory() {
+void RestoreSession::check_memory(Ask ask) {
   const pid_t pid = options_.pid;
   require_alone(pid, helper_->pid());
   const std::vector<PresentVma> present = present_vmas();
   plan_ = plan_restore(present, options_.vmas, calls_->heap_bounds());
   require_possible(pid, plan_);
   require_left_alone(pid, plan_, options_.left_out, gadgets_);
-  require_same_files(pid, options_.vmas, present, options_.stored);
-  calls_->open_files(plan_, flagged_maps_);
+  require_same_files(pid, options_.vmas, present, options_.stored, &files_, ask);
+  calls_->open_files(plan_, flagged_maps_, files_, ask);
 }
 
 void RestoreSession::renew_limit() {
@@ -192,9 +194,9 @@ std::vector<PageRange> RestoreSession::freeze() {
       stop_all();
       threads_->check();
       descriptors_.check();
-      check_memory();
+      check_memory(Ask::kNo);
       writer_->require_forced_write(options_.stored);
-      writer_->open_shared();
+      writer_->open_shared(files_);
       descriptors_.take(target_.pidfd());
       actions_->check([this] { return lend_thread(); }, helper_.get());
       return writer_->fixed();

@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "pages/mapped_file.h"
 #include "pages/page_scan.h"
 #include "restore/descriptor_restorer.h"
 #include "restore/mapping_calls_remote.h"
@@ -113,12 +114,13 @@ class RestoreSession {
   void change();
   std::vector<Mapping> maps() const;
   std::vector<PresentVma> present_vmas();
-  void check_memory();
+  void check_memory(Ask ask);
   std::unique_ptr<RemoteThread> lend_thread();
 
   RestoreOptions options_;
   std::atomic<bool> cancelled_{false};
   TargetHandle target_;
+  MappedFiles files_;
   TaskLimit limit_;
   std::unique_ptr<TracerTask> tracer_;
   std::unique_ptr<TargetMemory> memory_;

@@ -153,6 +153,7 @@ size_t DumpSession::control_prepare(RoundKind kind, std::vector<SurveyItem>* ite
   round->work.copy = copy;
   round->work.copy_bytes = copy_pages * kPageBytes / options_.lanes;
   set_cuts(number, std::vector<uint64_t>(options_.lanes - 1, kAddressSpaceEnd));
+  files_.learn();
   if (kind != RoundKind::kLive) {
     open_files_ = descriptors_of_files(options_.pid, kMostFrozenDescriptors);
   }
@@ -165,7 +166,7 @@ size_t DumpSession::control_prepare(RoundKind kind, std::vector<SurveyItem>* ite
     vm_flags_ = read_vm_flags(options_.pid);
   }
   round->work.owed = owed_;
-  round->work.plan = make_plan(options_.pid, &files_, scratches());
+  round->work.plan = make_plan(options_.pid, &files_, scratches(), Ask::kYes);
   std::erase_if(round->work.plan.items, [&](const CaptureItem& item) {
     const bool known = subtracted({item.range}, chain_).empty();
     return kind == RoundKind::kLive && item.constant && (!options_.hand_over || known);

@@ -139,7 +139,7 @@ void DumpSession::capture_frozen(Round* round, const Round* live, size_t parts, 
   // What the kernel may have written past the page tables is taken whatever the tracker says.
   work->pinned = rings_.empty() ? PageRanges{} : registered_buffers(options_.pid, rings_);
   work->owed = united(owed, work->pinned);
-  work->plan = make_plan(options_.pid, &files_, scratches());
+  work->plan = make_plan(options_.pid, &files_, scratches(), Ask::kNo);
   const auto opened = Clock::now();
   exchange->open_gate(!goes_on_early);
   result->threads = freeze->thread_states();
