@@ -13,6 +13,7 @@
 
 #include "check.h"
 #include "kernel/syscalls.h"
+#include "restore/restore_session.h"
 #include "session/dump_session.h"
 #include "tools.h"
 
@@ -221,6 +222,29 @@ inline SessionOptions options_for(pid_t pid, const TempDir& dir, CaptureMode mod
   options.budget_bytes = 512 * 1024;
   options.capture = mode;
   options.dir = dir.path();
+  options.freeze_timeout_ms = 60'000;
+  return options;
+}
+
+// To take it back to what was dumped; other processes may see shared memory change.
+inline RestoreOptions options_of_restore(const Dump& dump, const RoundResult& result, pid_t pid) {
+  RestoreOptions options;
+  options.pid = pid;
+  options.start_time_ticks = dump.session.identity().start_time_ticks;
+  for (size_t i = 0; i < result.plan.vmas.size(); ++i) {
+    const PlannedVma& vma = result.plan.vmas[i];
+    options.vmas.push_back({vma.mapping, vma.kind, result.vm_flags[i], vma.file});
+  }
+  options.state.threads = result.threads;
+  options.state.signal_actions = result.process->signal_actions;
+  options.state.descriptors = result.process->files.descriptors;
+  for (const StoredRun& run : result.table.runs) {
+    append_range(&options.stored, {run.address, run.address + uint64_t{run.pages} * kPageBytes});
+  }
+  for (const LeftOut& left : result.left_out) {
+    options.left_out.push_back(left.range);
+  }
+  options.shared = true;
   options.freeze_timeout_ms = 60'000;
   return options;
 }

@@ -9,7 +9,6 @@
 #include "fuse_server.h"
 #include "pages/capture_plan.h"
 #include "restore/restore_checks.h"
-#include "restore/restore_session.h"
 #include "session_rig.h"
 #include "tools.h"
 
@@ -123,23 +122,7 @@ RestoreOptions dumped(const Target& target) {
   CHECK_EQ(dump.wait_capture(), kNoErrors);
   const RoundResult result = dump.session.finish_round(0);
   dump.detach();
-  RestoreOptions options;
-  options.pid = target.pid();
-  options.start_time_ticks = dump.session.identity().start_time_ticks;
-  for (size_t i = 0; i < result.plan.vmas.size(); ++i) {
-    const PlannedVma& vma = result.plan.vmas[i];
-    options.vmas.push_back({vma.mapping, vma.kind, result.vm_flags[i], vma.file});
-  }
-  options.state.threads = result.threads;
-  options.state.signal_actions = result.process->signal_actions;
-  options.state.descriptors = result.process->files.descriptors;
-  for (const StoredRun& run : result.table.runs) {
-    append_range(&options.stored, {run.address, run.address + run.pages * kPageBytes});
-  }
-  // With this very process.
-  options.shared = true;
-  options.freeze_timeout_ms = 60'000;
-  return options;
+  return options_of_restore(dump, result, target.pid());
 }
 
 // Whatever it does when the server has stopped to answer, it asks nothing.

@@ -25,8 +25,8 @@ using ObjectKey = std::pair<std::pair<uint64_t, uint64_t>, std::string>;
 
 class PlanMaker {
  public:
-  PlanMaker(MappedFiles* files, Ask ask, CapturePlan* plan)
-      : files_(files), ask_(ask), plan_(plan) {}
+  PlanMaker(pid_t pid, MappedFiles* files, Ask ask, CapturePlan* plan)
+      : pid_(pid), files_(files), ask_(ask), plan_(plan) {}
 
   void add(const Mapping& mapping) {
     PlannedVma vma;
@@ -118,17 +118,22 @@ class PlanMaker {
   void add_shared_memory(const PlannedVma& vma) {
     const Mapping& mapping = vma.mapping;
     const ScopedFd fd = files_->open(mapping);
-    const bool countable = fd && vma.file && !vma.file->huge_pages;
-    const auto data = countable ? data_ranges(fd.get(), mapping.offset, mapping.end - mapping.start)
-                                : std::nullopt;
+    if (!fd) {
+      plan_->warnings.push_back(
+          "shared memory " + mapping.path +
+          ": only the pages that this process has mapped were taken; to see all of it the "
+          "dumper needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN");
+      add_present(mapping);
+      return;
+    }
+    if (vma.file && vma.file->huge_pages) {
+      add_huge(mapping, fd.get());
+      return;
+    }
+    const auto data = vma.file ? data_ranges(fd.get(), mapping.offset, mapping.end - mapping.start)
+                               : std::nullopt;
     if (!data) {
-      if (!fd) {
-        plan_->warnings.push_back(
-            "shared memory " + mapping.path +
-            ": only the pages that this process has mapped were taken; to see all of it the "
-            "dumper needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN");
-      }
-      add_item({mapping.start, mapping.end}, PageFilter::kPresent, mapping);
+      add_present(mapping);
       return;
     }
     if (!mapping.shared) {
@@ -140,6 +145,36 @@ class PlanMaker {
     for (const PageRange& range : *data) {
       claim(&claims_[key], range, mapping);
     }
+  }
+
+  void add_present(const Mapping& mapping) {
+    if (mapping.shared) {
+      append_range(&plan_->incomplete, {mapping.start, mapping.end});
+    }
+    add_item({mapping.start, mapping.end}, PageFilter::kPresent, mapping);
+  }
+
+  // What others wrote to it need not be in the page table of this process.
+  void add_huge(const Mapping& mapping, int fd) {
+    const auto in_file = [&](uint64_t address) {
+      return mapping.offset + (address - mapping.start);
+    };
+    std::vector<PageRange> present;
+    PageScan::open(pid_)->scan({mapping.start, mapping.end}, PageFilter::kPresent,
+                               [&](PageRange run) {
+                                 append_range(&present, {in_file(run.start), in_file(run.end)});
+                                 return true;
+                               });
+    const auto missing =
+        huge_data(fd, mapping.offset, mapping.end - mapping.start, present, mapping.shared);
+    if (!missing) {
+      plan_->warnings.push_back("shared memory " + mapping.path +
+                                ": only the pages that this process has mapped were taken, for it "
+                                "could not be read as a whole");
+      add_present(mapping);
+      return;
+    }
+    add_around_data(mapping, *missing, PageFilter::kPresent);
   }
 
   // Data of the object wherever it is, and such pages elsewhere.
@@ -178,6 +213,7 @@ class PlanMaker {
     }
   }
 
+  pid_t pid_;
   MappedFiles* files_;
   Ask ask_;
   CapturePlan* plan_;
@@ -249,7 +285,7 @@ PlannedVma classify(const Mapping& mapping, const std::optional<MappedFile>& fil
 CapturePlan make_plan(pid_t pid, MappedFiles* files, const std::vector<uint64_t>& ignored,
                       Ask ask) {
   CapturePlan plan;
-  PlanMaker maker(files, ask, &plan);
+  PlanMaker maker(pid, files, ask, &plan);
   for (const Mapping& mapping : read_maps(pid)) {
     if (std::find(ignored.begin(), ignored.end(), mapping.start) == ignored.end()) {
       maker.add(mapping);

@@ -59,6 +59,9 @@ struct CapturePlan {
   std::vector<CaptureItem> items;  // ascending, not overlapping
   std::vector<Alias> aliases;
   std::vector<std::string> warnings;
+  // Shared memory of which pages may exist that are not taken; of these mappings only what is taken
+  // is known.
+  PageRanges incomplete;
 };
 
 // Reads the maps of `pid` and decides. `files` keeps what it learns for the next time. A mapping

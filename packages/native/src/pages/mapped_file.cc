@@ -9,11 +9,15 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "base/page_ranges.h"
 #include "kernel/proc_file.h"
 #include "kernel/syscalls.h"
 
 namespace sluice {
 namespace {
+
+constexpr uint64_t kBlockUnit = 512;  // of st_blocks (stat(2))
+constexpr size_t kReadBytes = size_t{64} << 10;
 
 int64_t nanoseconds(const timespec& time) {
   return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
@@ -31,6 +35,26 @@ std::string map_files_path(pid_t pid, const Mapping& mapping) {
 
 timespec time_of(const statx_timestamp& time) {
   return {static_cast<time_t>(time.tv_sec), static_cast<long>(time.tv_nsec)};
+}
+
+// A byte other than zero, before the end of the file; nullopt if it cannot be read.
+std::optional<bool> any_set(int fd, PageRange range, std::vector<uint8_t>* block) {
+  for (uint64_t at = range.start; at < range.end;) {
+    const size_t bytes = std::min<uint64_t>(block->size(), range.end - at);
+    const long got = sys::call_restarting(SYS_pread64, fd, block->data(), bytes, at);
+    if (got < 0) {
+      return std::nullopt;
+    }
+    const auto end = block->begin() + got;
+    if (std::any_of(block->begin(), end, [](uint8_t byte) { return byte != 0; })) {
+      return true;
+    }
+    if (got == 0) {
+      break;
+    }
+    at += static_cast<uint64_t>(got);
+  }
+  return false;
 }
 
 // What the kernel knows of a file by itself.
@@ -207,6 +231,36 @@ std::optional<std::vector<PageRange>> data_ranges(int fd, uint64_t offset, uint6
     at = std::max(to, at + kPageBytes);
   }
   return ranges;
+}
+
+std::optional<std::vector<PageRange>> huge_data(int fd, uint64_t offset, uint64_t bytes,
+                                                const std::vector<PageRange>& known, bool of_file) {
+  struct stat status{};
+  if (sys::call(SYS_fstat, fd, &status) < 0) {
+    return std::nullopt;
+  }
+  // All that it has, so that mostly nothing need be read.
+  uint64_t left = static_cast<uint64_t>(status.st_blocks) * kBlockUnit;
+  for (const PageRange& range : known) {
+    left -= of_file ? std::min(left, range.bytes()) : 0;
+  }
+  const auto huge = static_cast<uint64_t>(status.st_blksize);
+  std::vector<PageRange> found;
+  std::vector<uint8_t> block(kReadBytes);
+  for (const PageRange& gap : subtracted({{offset, offset + bytes}}, known)) {
+    for (uint64_t at = gap.start; at < gap.end && left > 0; at += huge) {
+      const PageRange page{at, std::min(at + huge, gap.end)};
+      const auto holds_data = any_set(fd, page, &block);
+      if (!holds_data) {
+        return std::nullopt;
+      }
+      if (*holds_data) {
+        append_range(&found, page);
+        left -= std::min(left, huge);
+      }
+    }
+  }
+  return found;
 }
 
 }  // namespace sluice

@@ -89,4 +89,11 @@ class MappedFiles {
 // SEEK_DATA and SEEK_HOLE (lseek(2)). nullopt if the file system cannot tell.
 std::optional<std::vector<PageRange>> data_ranges(int fd, uint64_t offset, uint64_t bytes);
 
+// Huge pages of [offset, offset + bytes) of a file of hugetlbfs that hold anything but zeros, as
+// file offsets, apart from `known` (ascending, not overlapping). That file system does not tell
+// where it has data, but being read it makes none. `of_file`: the known pages are the file's own.
+// nullopt if it cannot be read.
+std::optional<std::vector<PageRange>> huge_data(int fd, uint64_t offset, uint64_t bytes,
+                                                const std::vector<PageRange>& known, bool of_file);
+
 }  // namespace sluice

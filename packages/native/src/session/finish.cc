@@ -10,6 +10,9 @@ namespace {
 constexpr char kUnreadable[] =
     "could not be read: a guard page, device memory, or memory with a hardware error";
 
+constexpr char kUnknown[] =
+    "shared huge pages that are not mapped here, which could not be looked at";
+
 constexpr char kAio[] =
     "it does asynchronous I/O (io_setup(2)): no tracker sees what the kernel reads into its memory "
     "during rounds";
@@ -21,6 +24,26 @@ void add_placed(const PageRanges& pages, Places* places, std::vector<StoredRun>*
       runs->push_back(
           {part.range.start, static_cast<uint32_t>(part.range.pages()), 0, part.offset});
     }
+  }
+}
+
+// Huge pages that others share are few, and large: what is not known of them is not taken for
+// zeros, neither by a reader nor by a restore, which would clear them.
+void leave_out_unknown(RoundResult* result) {
+  PageRanges huge;
+  for (size_t i = 0; i < result->plan.vmas.size(); ++i) {
+    const Mapping& mapping = result->plan.vmas[i].mapping;
+    if (has_vm_flag(result->vm_flags[i], "ht")) {
+      huge.push_back({mapping.start, mapping.end});
+    }
+  }
+  PageRanges stored;
+  for (const StoredRun& run : result->table.runs) {
+    append_range(&stored, {run.address, run.address + uint64_t{run.pages} * kPageBytes});
+  }
+  for (const PageRange& range :
+       subtracted(intersected(normalised(result->plan.incomplete), huge), stored)) {
+    result->left_out.push_back({range, kUnknown});
   }
 }
 
@@ -123,6 +146,9 @@ RoundResult DumpSession::finish_round(size_t number) {
     const bool same = known != vm_flags_.end() && known->start == vma.mapping.start &&
                       known->end == vma.mapping.end;
     result.vm_flags.push_back(same ? known->flags : "");
+  }
+  if (kind != RoundKind::kLive) {
+    leave_out_unknown(&result);
   }
   for (ThreadState& thread : result.threads) {
     name_thread(options_.pid, identity_.namespace_pid, &thread);
