@@ -233,7 +233,10 @@ describe('a static Go program', () => {
       held.result.held?.resume(),
     );
     await expectSum(target, sum + 1);
-    await restoreInto(target.pid, held.image, { force: true });
+    const restored = await restoreInto(target.pid, held.image, { force: true });
+    expect(restored.warnings.filter((text) => text.includes('how signals were handled'))).toEqual(
+      [],
+    );
     await expectSum(target, ++sum);
     await using dir = new TempDir();
     await within('a core', coreProcess(target.pid, { out: dir.join('core') }));

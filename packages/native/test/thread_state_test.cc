@@ -174,22 +174,30 @@ TEST(helper_state_tells_break_and_actions) {
     action.sa_flags = SA_NODEFER;
     sigaddset(&action.sa_mask, SIGTERM);
     ::sigaction(SIGUSR2, &action, nullptr);
+    ::sigaction(SIGTRAP, &action, nullptr);
+    ::signal(SIGHUP, SIG_IGN);
     *end = reinterpret_cast<uint64_t>(::sbrk(0));
   });
   Rig rig(child.pid());
   rig.task.run([&] {
     const auto helper = rig.start_helper();
     CHECK_EQ(program_break(helper.get()), *end);
-    const auto actions = signal_actions(helper.get(), rig.memory);
+    const auto actions = signal_actions(helper.get());
     CHECK(actions.has_value());
-    const auto found = std::find_if(actions->begin(), actions->end(), [](const SignalAction& item) {
-      return item.signal == SIGUSR2;
-    });
-    CHECK(found != actions->end());
-    CHECK_EQ(found->handler, reinterpret_cast<uint64_t>(&ignore_it));
-    CHECK_EQ(found->flags & SA_NODEFER, uint64_t{SA_NODEFER});
-    CHECK(found->restorer != 0);
-    CHECK_EQ(found->mask, bit_of(SIGTERM));
+    for (const int signal : {SIGUSR2, SIGTRAP}) {
+      const auto found =
+          std::find_if(actions->begin(), actions->end(),
+                       [=](const SignalAction& item) { return item.signal == signal; });
+      CHECK(found != actions->end());
+      CHECK_EQ(found->handler, reinterpret_cast<uint64_t>(&ignore_it));
+      CHECK_EQ(found->flags & SA_NODEFER, uint64_t{SA_NODEFER});
+      CHECK(found->restorer != 0);
+      CHECK_EQ(found->mask, bit_of(SIGTERM));
+    }
+    CHECK_EQ(std::count_if(actions->begin(), actions->end(),
+                           [](const SignalAction& item) { return item.signal == SIGHUP; }),
+             0);
+    CHECK(actions_of_caught(read_status(child.pid())->caught, actions).has_value());
     helper->end();
     CHECK_EQ(program_break(helper.get()), 0u);
   });

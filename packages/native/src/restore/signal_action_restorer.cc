@@ -75,11 +75,18 @@ void SignalActionRestorer::check(const StopThread& stop, Helper* helper) {
       throw;
     }
   }
-  const RemotePtr result = helper->results();
+  const auto ask = [&](Action* action) {
+    if (!thread) {
+      return helper->signal_action(action->signal, &action->found);
+    }
+    const RemotePtr result = helper->results();
+    const int64_t asked = thread->call(sigaction_call(action->signal, RemotePtr(), result));
+    const bool told = asked == 0 && memory_.read(result, &action->found, sizeof action->found);
+    return told || asked != 0 ? asked : -EFAULT;
+  };
   for (Action& action : actions) {
-    const auto ask = sigaction_call(action.signal, RemotePtr(), result);
-    const int64_t asked = thread ? thread->call(ask) : helper->call(ask);
-    if (asked != 0 || !memory_.read(result, &action.found, sizeof action.found)) {
+    const int64_t asked = ask(&action);
+    if (asked != 0) {
       throw Error("INJECTION", memory_.pid(), "rt_sigaction", static_cast<int>(-asked),
                   "it does not tell how it handles " + describe_signal(action.signal));
     }

@@ -74,7 +74,7 @@ void Lane::start_helper(LaneAttached* attached) {
   try {
     make_slots();
     if (options_.index == 0) {
-      signal_actions_ = sluice::signal_actions(helper_.get(), *memory_);
+      signal_actions_ = sluice::signal_actions(helper_.get());
     }
   } catch (...) {
     remains_.push_back(helper_->end());

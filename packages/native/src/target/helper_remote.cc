@@ -209,7 +209,35 @@ void Helper::secure(bool filtered) {
   if (!tracee_.set_options(options)) {
     throw Error("INJECTION", memory_.pid(), "ptrace", EPERM, "the helper cannot be secured");
   }
+  note_trap_action();
   tracee_.set_signal_mask(~uint64_t{0});
+}
+
+// Its calls are made by single steps, and the first that ends while SIGTRAP is blocked makes the
+// kernel forget how that is handled. In the helper only, which shares no handlers with the target.
+void Helper::note_trap_action() {
+  tracee_.set_signal_mask(~(uint64_t{1} << (SIGTRAP - 1)));
+  abi::KernelSigaction action{};
+  if (ask_signal_action(SIGTRAP, &action) == 0) {
+    trap_action_ = std::make_unique<abi::KernelSigaction>(action);
+  }
+}
+
+int64_t Helper::ask_signal_action(int signal, abi::KernelSigaction* action) {
+  const int64_t asked = call(make_call(SYS_rt_sigaction, {static_cast<uint64_t>(signal), 0,
+                                                          results().value(), sizeof action->mask}));
+  return asked == 0 && !memory_.read(results(), action, sizeof *action) ? -EFAULT : asked;
+}
+
+int64_t Helper::signal_action(int signal, abi::KernelSigaction* action) {
+  if (signal != SIGTRAP) {
+    return ask_signal_action(signal, action);
+  }
+  if (!trap_action_) {
+    return -EFAULT;
+  }
+  *action = *trap_action_;
+  return 0;
 }
 
 void Helper::wait_for(Stop wanted, Deadline deadline) {

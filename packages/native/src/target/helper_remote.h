@@ -32,6 +32,10 @@
 
 namespace sluice {
 
+namespace abi {
+struct KernelSigaction;
+}
+
 class RemoteThread;
 
 inline constexpr uint64_t kScratchBytes = 32768;
@@ -75,6 +79,8 @@ class Helper {
   RemotePtr scratch() const { return scratch_; }
   // The page of its scratch that calls may write what they return to.
   RemotePtr results() const;
+  // How the target handled a signal when the helper was made. Result as of call().
+  int64_t signal_action(int signal, abi::KernelSigaction* action);
   // vmsplice of target memory into a pipe of make_pipe; at most kMostIovecs.
   int64_t vmsplice(int helper_fd, std::span<const iovec> pages);
   // Throws INJECTION when it has no descriptors left or the kernel does not hand them over.
@@ -99,6 +105,8 @@ class Helper {
   int64_t make(const arch::Call& call, pid_t* cloned = nullptr,
                std::optional<Deadline> deadline = std::nullopt);
   void secure(bool filtered);
+  void note_trap_action();
+  int64_t ask_signal_action(int signal, abi::KernelSigaction* action);
   void wait_for(Stop wanted, Deadline deadline);
   void set_up();
   void leave();
@@ -110,7 +118,8 @@ class Helper {
   arch::Registers registers_;
   Tracee tracee_;
   ScopedFd pidfd_;
-  bool stuck_ = false;  // in a call that does not return
+  std::unique_ptr<abi::KernelSigaction> trap_action_;  // of SIGTRAP
+  bool stuck_ = false;                                 // in a call that does not return
 };
 
 // Scratch mappings and zombies of dumpers that died.

@@ -1,5 +1,7 @@
 #include "target/helper_state_remote.h"
 
+#include <signal.h>
+
 #include <algorithm>
 
 #include "base/error.h"
@@ -23,20 +25,22 @@ uint64_t caught_by(pid_t pid) {
 
 }  // namespace
 
-std::optional<std::vector<SignalAction>> signal_actions(Helper* helper,
-                                                        const TargetMemory& memory) {
-  const uint64_t caught = caught_by(helper->pid());
+std::optional<std::vector<SignalAction>> signal_actions(Helper* helper) {
+  // Its own, but for SIGTRAP, of which only it knows more.
+  const uint64_t caught = caught_by(helper->pid()) | uint64_t{1} << (SIGTRAP - 1);
   std::vector<SignalAction> actions;
   for (int signal = 1; signal <= abi::kSignals; ++signal) {
     if ((caught >> (signal - 1) & 1) == 0) {
       continue;
     }
     abi::KernelSigaction action{};
-    const RemotePtr result = helper->results();
-    const auto call = make_call(
-        SYS_rt_sigaction, {static_cast<uint64_t>(signal), 0, result.value(), sizeof action.mask});
-    if (helper->call(call) != 0 || !memory.read(result, &action, sizeof action)) {
+    if (helper->signal_action(signal, &action) != 0) {
       return std::nullopt;
+    }
+    const bool is_caught = action.handler != reinterpret_cast<uint64_t>(SIG_DFL) &&
+                           action.handler != reinterpret_cast<uint64_t>(SIG_IGN);
+    if (!is_caught) {
+      continue;
     }
     actions.push_back({signal, action.handler, action.flags, action.restorer, action.mask});
   }

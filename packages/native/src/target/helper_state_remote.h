@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "target/helper_remote.h"
-#include "target/target_memory.h"
 
 namespace sluice {
 
@@ -21,7 +20,7 @@ struct SignalAction {
 
 // Of the signals that the target had handlers for when the helper was cloned, whose copies these
 // are. nullopt: it is gone.
-std::optional<std::vector<SignalAction>> signal_actions(Helper* helper, const TargetMemory& memory);
+std::optional<std::vector<SignalAction>> signal_actions(Helper* helper);
 
 // Of the signals in `caught`; nullopt if one of them got its handler after `known` were read, so
 // that others may have changed as well. Pure.
