@@ -164,7 +164,7 @@ std::vector<VmFlags> parse_vm_flags(std::string_view text) {
           !make_room(&all, mapping.start, mapping.end)) {
         throw_malformed("smaps", line);
       }
-      all.push_back({mapping.start, mapping.end, ""});
+      all.push_back({std::move(mapping), ""});
       flags_due = true;
     } else if (line.starts_with(kVmFlagsKey)) {
       if (!flags_due) {

@@ -63,9 +63,8 @@ std::string file_path(const Mapping& mapping);
 // A pseudo-path: "[heap]", "[vdso]", "[anon:name]".
 bool has_pseudo_path(const Mapping& mapping);
 
-struct VmFlags {
-  uint64_t start = 0;
-  uint64_t end = 0;
+// A mapping and what else the kernel notes of it.
+struct VmFlags : Mapping {
   // Two-letter codes of proc_pid_smaps(5), separated by one space, like "rd wr mr mw me ac sd".
   std::string flags;
 

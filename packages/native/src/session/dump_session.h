@@ -226,6 +226,8 @@ class DumpSession {
     // After a live round: what all rounds up to it hold, and what they owe.
     PageRanges chain;
     PageRanges owed;
+    // After a frozen round: as soon as that cost no freeze.
+    std::vector<VmFlags> vm_flags;
     Clock::time_point opened;
     RoundResult result;
   };
@@ -246,6 +248,8 @@ class DumpSession {
   void measure_costs(const CapturePlan& plan);
   void prepare_twin(Round* round);
   void note_consistency(Round* round) const;
+  void note_vm_flags(Round* round) const;
+  std::string vm_flags_of(const Round& round, const Mapping& mapping) const;
   void note_drain_rate(const Round& round);
   void require_same_program() const;
   PageRanges pages_in_parent(const Round& round) const;
@@ -259,8 +263,8 @@ class DumpSession {
   TargetHandle target_{0, 0};
   MappedFiles files_;
   std::unique_ptr<Places> places_;
-  std::vector<VmFlags> vm_flags_;
-  TaskLimit limit_;  // of control's tracer task, while it freezes the target
+  std::vector<VmFlags> vm_flags_;  // when the session began, before a tracker watched
+  TaskLimit limit_;                // of control's tracer task, while it freezes the target
   std::unique_ptr<TracerTask> tracer_;
   std::unique_ptr<Freeze> freeze_;  // belongs to the tracer task
   std::unique_ptr<Tracker> tracker_;

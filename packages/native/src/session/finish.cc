@@ -10,6 +10,9 @@ namespace {
 constexpr char kUnreadable[] =
     "could not be read: a guard page, device memory, or memory with a hardware error";
 
+// In flags: a userfaultfd protects pages of the mapping, which may be that of the tracker.
+constexpr char kWriteProtected[] = "uw";
+
 constexpr char kUnknown[] =
     "shared huge pages that are not mapped here, which could not be looked at";
 
@@ -45,6 +48,27 @@ void leave_out_unknown(RoundResult* result) {
        subtracted(intersected(normalised(result->plan.incomplete), huge), stored)) {
     result->left_out.push_back({range, kUnknown});
   }
+}
+
+// With these bounds; null if there is none.
+const VmFlags* find_at(const std::vector<VmFlags>& all, const Mapping& mapping) {
+  const auto found =
+      std::lower_bound(all.begin(), all.end(), mapping.start,
+                       [](const VmFlags& flags, uint64_t start) { return flags.start < start; });
+  const bool same =
+      found != all.end() && found->start == mapping.start && found->end == mapping.end;
+  return same ? &*found : nullptr;
+}
+
+std::string without_flag(const std::string& flags, std::string_view code) {
+  std::string left;
+  for (size_t at = 0; at < flags.size(); at += code.size() + 1) {
+    const std::string_view flag = std::string_view(flags).substr(at, code.size());
+    if (flag != code) {
+      left += (left.empty() ? "" : " ") + std::string(flag);
+    }
+  }
+  return left;
 }
 
 bool does_aio(const PlannedVma& vma) { return vma.mapping.path.starts_with("/[aio]"); }
@@ -107,6 +131,29 @@ PageRanges DumpSession::pages_in_parent(const Round& round) const {
   return subtracted(intersected(chain_, normalised(std::move(looked))), gone);
 }
 
+// Mappings come, and madvise(2) and mlock(2) change their flags, after the session has begun. To
+// see that takes a walk through all page tables, so it is done when the target goes on again. Where
+// it stands for longer, nothing waits for this but what waits for the drains.
+void DumpSession::note_vm_flags(Round* round) const {
+  try {
+    round->vm_flags = read_vm_flags(options_.pid);
+  } catch (const Error&) {
+    // It has ended meanwhile. What is known from before has to do.
+  }
+}
+
+// Those of after the freeze if the mapping is still the same one.
+std::string DumpSession::vm_flags_of(const Round& round, const Mapping& mapping) const {
+  const VmFlags* const before = find_at(vm_flags_, mapping);
+  const VmFlags* const after = find_at(round.vm_flags, mapping);
+  if (after == nullptr || static_cast<const Mapping&>(*after) != mapping) {
+    return before != nullptr ? before->flags : "";
+  }
+  const bool own = before != nullptr && has_vm_flag(before->flags, kWriteProtected);
+  const bool watched = tracker_ != nullptr && tracker_->mode() == TrackerMode::kUffdWp;
+  return watched && !own ? without_flag(after->flags, kWriteProtected) : after->flags;
+}
+
 RoundResult DumpSession::finish_round(size_t number) {
   Round* const round = round_at(number);
   RoundResult result = std::move(round->result);
@@ -140,12 +187,7 @@ RoundResult DumpSession::finish_round(size_t number) {
     result.table = make_page_table(std::move(runs), result.plan.aliases, in_parent);
   }
   for (const PlannedVma& vma : result.plan.vmas) {
-    const auto known =
-        std::lower_bound(vm_flags_.begin(), vm_flags_.end(), vma.mapping.start,
-                         [](const VmFlags& flags, uint64_t start) { return flags.start < start; });
-    const bool same = known != vm_flags_.end() && known->start == vma.mapping.start &&
-                      known->end == vma.mapping.end;
-    result.vm_flags.push_back(same ? known->flags : "");
+    result.vm_flags.push_back(vm_flags_of(*round, vma.mapping));
   }
   if (kind != RoundKind::kLive) {
     leave_out_unknown(&result);

@@ -173,11 +173,15 @@ void DumpSession::capture_frozen(Round* round, const Round* live, size_t parts, 
     exchange->reach(Mark::kThawed);
     exchange->open_gate();
     read_other_descriptors();
+    note_vm_flags(round);
+  } else if (!goes_on) {
+    note_vm_flags(round);
   }
   exchange->wait_drains(frozen_);
   result->memwrite_us = microseconds_since(opened);
   if (goes_on && !goes_on_early) {
     thaw();
+    note_vm_flags(round);
   }
   if (!goes_on_early) {
     read_other_descriptors();
