@@ -7,8 +7,8 @@ import {
   type AwkwardReady,
   expectLeftAlone,
   startAwkward,
-  USUAL,
   WAYS,
+  withoutHelper,
 } from '../harness/awkward.js';
 import { ControlGroup, groupsOf } from '../harness/cgroup.js';
 import { dumpOf, failedDumpOf, failureOf } from '../harness/dump.js';
@@ -217,30 +217,33 @@ describe('a static Go program', () => {
     }
   }
 
-  it('is dumped and restored in every way, also by its thread that is on a stack of its own', async (ctx) => {
+  it('is read from outside, as its stacks are no place for a helper', async (ctx) => {
     if (noGo !== undefined) ctx.skip(noGo);
     await using target = await startAdding();
+    const { vmsplice, rounds, twin, restore } = withoutHelper(/no thread was on a stack/);
     let sum = 1;
-    for (const [name, way] of Object.entries(WAYS)) {
+    for (const [way, outcome] of [
+      [WAYS.read, { capture: 'read' }],
+      [WAYS.rounds, rounds],
+      [WAYS.twin, twin],
+    ] as const) {
       await using dump = await dumpOf(target.pid, way);
-      expect(dump.result).toMatchObject(USUAL[name as keyof typeof WAYS]);
+      expect(dump.result).toMatchObject(outcome as object);
       await dump.image.verify();
-      await assertClean(target.pid);
       await expectSum(target, ++sum);
     }
+    expect(await failedDumpOf(target.pid, WAYS.vmsplice)).toMatchObject({ code: vmsplice });
+    await expectSum(target, ++sum);
     await using held = await dumpOf(target.pid, { after: 'stop' });
     await whileHeld(target.pid, (memory) => memory.compare(held.image)).finally(() =>
       held.result.held?.resume(),
     );
-    await expectSum(target, sum + 1);
-    const restored = await restoreInto(target.pid, held.image, { force: true });
-    expect(restored.warnings.filter((text) => text.includes('how signals were handled'))).toEqual(
-      [],
-    );
     await expectSum(target, ++sum);
+    expect(await failureOf(restoreInto(target.pid, held.image, { force: true }))).toMatchObject({
+      code: restore,
+    });
     await using dir = new TempDir();
     await within('a core', coreProcess(target.pid, { out: dir.join('core') }));
-    await assertClean(target.pid);
     await expectSum(target, ++sum);
   });
 });

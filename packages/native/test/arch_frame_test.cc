@@ -7,7 +7,6 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
-#include <span>
 #include <utility>
 #include <vector>
 
@@ -114,30 +113,6 @@ TEST(arch_frame_points_to_the_extended_state) {
   // All else is the state itself.
   CHECK(std::equal(state.begin(), state.begin() + 464, stored));
   CHECK(std::equal(state.begin() + 512, state.end(), stored + 512));
-}
-
-TEST(arch_frame_is_known_again) {
-  const RemotePtr at(0x10000);
-  const std::vector<uint8_t> state(2696);
-  auto bytes = arch::return_frame(at, sample_registers(), state, 0, kGadgets);
-  const size_t whole = bytes.size();
-  const std::vector<uint8_t> alone = bytes;
-  CHECK_EQ(arch::bytes_of_return_frame(alone, at), whole);
-  bytes.resize(32768, 0xff);
-  CHECK_EQ(arch::bytes_of_return_frame(bytes, at), whole);
-  // One of elsewhere, a part of one, one with the flags of a frame of the kernel's, and other
-  // bytes.
-  CHECK_EQ(arch::bytes_of_return_frame(bytes, at + 64), 0u);
-  for (const size_t part : {size_t{0}, size_t{512}, whole - 1}) {
-    CHECK_EQ(arch::bytes_of_return_frame(std::span(bytes).first(part), at), 0u);
-  }
-  for (const size_t offset : {offsetof(KernelFrame, uc_stack) + sizeof(uint64_t),
-                              offsetof(KernelFrame, context.fpstate)}) {
-    auto other = bytes;
-    other[offset] ^= 1;
-    CHECK_EQ(arch::bytes_of_return_frame(other, at), 0u);
-  }
-  CHECK_EQ(arch::bytes_of_return_frame(std::vector<uint8_t>(32768), at), 0u);
 }
 
 TEST(arch_frame_makes_an_interrupted_call_again) {

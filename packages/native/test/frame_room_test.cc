@@ -1,23 +1,16 @@
 // Where a return frame may be put. A wrong yes destroys live data of the target, so everything that
 // is not known to be a stack must be refused.
 #include <pthread.h>
-#include <signal.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <array>
 #include <memory>
 #include <thread>
 
 #include "check.h"
-#include "child.h"
-#include "coroutine.h"
 #include "kernel/proc_maps.h"
-#include "rig.h"
-#include "target/arch.h"
-#include "target/frame_room.h"
+#include "target/thread_remote.h"
 
 namespace sluice::test {
 namespace {
@@ -83,28 +76,6 @@ bool has_room_above(int protection) {
   ::pthread_attr_destroy(&attributes);
   ::munmap(memory, kStack + 4096);
   return room;
-}
-
-// Has nothing but zeros at the low end of its stack, and makes no call from there.
-__attribute__((noinline, no_sanitize("address"))) void trap_above_zeros(size_t touched_from) {
-  char memory[524288];
-  volatile char* const locals = memory;
-  locals[touched_from] = 0;
-  // No register points to what it touched.
-  __asm__ volatile("xor %%eax, %%eax; xor %%ecx, %%ecx; xor %%edx, %%edx; int3" ::
-                       : "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "memory");
-}
-
-// Waits in a signal handler on an alternate stack.
-void wait_above_zeros(size_t touched_from) {
-  static std::array<char, 65536> alternate;
-  const stack_t stack{alternate.data(), 0, alternate.size()};
-  CHECK_EQ(::sigaltstack(&stack, nullptr), 0);
-  struct sigaction action{};
-  action.sa_flags = SA_ONSTACK;
-  action.sa_handler = [](int) { ::pause(); };
-  CHECK_EQ(::sigaction(SIGTRAP, &action, nullptr), 0);
-  trap_above_zeros(touched_from);
 }
 
 }  // namespace
@@ -178,70 +149,6 @@ TEST(frame_room_of_a_real_thread_needs_a_guard) {
   CHECK(has_room_above(PROT_NONE));
   CHECK(!has_room_above(PROT_READ));
   CHECK(!has_room_above(PROT_WRITE));
-}
-
-TEST(frame_room_on_left_stack_of_interrupted_code) {
-  // Of one that has not touched all of its stack, the stack pointer is below the mapping.
-  for (const size_t touched_from : {0, 262144}) {
-    const Child child([] {}, [=] { return wait_above_zeros(touched_from), 0; });
-    wait_until("it waits", [&] { return blocked_in(child.pid(), child.pid()) == SYS_pause; });
-    const TargetMemory memory(child.pid());
-    const auto maps = read_maps(child.pid());
-    arch::Registers registers{};
-    TracerTask task;
-    task.run([&] {
-      Tracee tracee(child.pid());
-      CHECK(tracee.seize(0) && tracee.interrupt());
-      CHECK(tracee.wait(far_off()) == Stop::kEvent);
-      CHECK(tracee.get_registers(&registers));
-    });
-    std::vector<uint8_t> low(65536);
-    CHECK(memory.read(RemotePtr(main_stack_of(child.pid()).start), low.data(), low.size()));
-    CHECK_EQ(std::count(low.begin(), low.end(), 0), static_cast<ptrdiff_t>(low.size()));
-    CHECK(!frame_room_on_left_stack(memory, maps, arch::stack_pointer(registers), kFrame));
-  }
-}
-
-TEST(frame_room_on_left_stack) {
-  // The first page that is not all zeros, by its distance from the start; 0: none.
-  struct Case {
-    const char* what;
-    uint64_t dirty_at;
-    bool room;
-  };
-  const Case cases[] = {
-      {"zeros only", 0, true},
-      {"the first byte of all", 1, false},
-      {"a byte within the margin", kFrame + 16384, false},
-      {"a byte at the end of the margin", kFrame + 32768, false},
-      {"a byte above it", kFrame + 32769, true},
-  };
-  for (const Case& c : cases) {
-    const Child child([&] {
-      fill_unused_stack(0);
-      if (c.dirty_at != 0) {
-        *reinterpret_cast<volatile char*>(main_stack_of(::getpid()).start + c.dirty_at - 1) = 1;
-      }
-    });
-    const TargetMemory memory(child.pid());
-    const auto maps = read_maps(child.pid());
-    const Mapping stack = main_stack_of(child.pid());
-    // Where no word points to a stack.
-    const RemotePtr elsewhere(maps.front().start);
-    const auto room = frame_room_on_left_stack(memory, maps, elsewhere, kFrame);
-    if (room.has_value() != c.room) {
-      throw Failure{__FILE__, __LINE__, c.what};
-    }
-    if (room) {
-      CHECK_EQ(room->value(), stack.start);
-    }
-    // It is in use, or there is too little of it, or it is none.
-    for (const uint64_t sp : {stack.start, stack.end - 1}) {
-      CHECK(!frame_room_on_left_stack(memory, maps, RemotePtr(sp), kFrame));
-    }
-    CHECK(!frame_room_on_left_stack(memory, maps, elsewhere, stack.end - stack.start));
-    CHECK(!frame_room_on_left_stack(memory, {}, elsewhere, kFrame));
-  }
 }
 
 }  // namespace sluice::test

@@ -3,11 +3,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-#include <algorithm>
-#include <vector>
-
 #include "check.h"
-#include "coroutine.h"
 #include "hold.h"
 #include "kernel/proc_status.h"
 #include "rig.h"
@@ -62,31 +58,6 @@ TEST(self_heal_while_spinning) {
   for (const Death& death : kDeaths) {
     Spinner spinner(static_cast<uint64_t>(death.times) + 10);
     DyingDumper(spinner.pid(), death.step, death.times, three_calls).wait_dead();
-    spinner.check(death.name);
-  }
-}
-
-// As of a goroutine: the frame is on the stack that the thread left.
-TEST(self_heal_on_a_stack_of_its_own) {
-  const AdoptsOrphans adopts;
-  const auto on_a_coroutine = [](const auto& spin) { on_coroutine(spin); };
-  for (const Death& death : kDeaths) {
-    Spinner spinner([] { fill_unused_stack(0); }, static_cast<uint64_t>(death.times) + 70, false,
-                    on_a_coroutine);
-    const TargetMemory memory(spinner.pid());
-    const auto bytes_there = [&] {
-      std::vector<uint8_t> low(32768);
-      CHECK(memory.read(RemotePtr(main_stack_of(spinner.pid()).start), low.data(), low.size()));
-      return std::count_if(low.begin(), low.end(), [](uint8_t byte) { return byte != 0; });
-    };
-    DyingDumper(spinner.pid(), death.step, death.times, three_calls).wait_dead();
-    CHECK_EQ(bytes_there() != 0, death.step != steps::Step::kStopped);
-    // The next one removes what that left, and leaves nothing itself.
-    for (int times = 0; times < 2; ++times) {
-      Rig rig(spinner.pid());
-      rig.task.run([&] { three_calls(rig); });
-      CHECK_EQ(bytes_there(), 0);
-    }
     spinner.check(death.name);
   }
 }

@@ -18,17 +18,11 @@ class Spinner {
   // Runs `body` in the child first.
   template <typename Body>
   Spinner(Body body, uint64_t seed, bool with_tiles)
-      : Spinner(body, seed, with_tiles, [](const auto& spin) { spin(); }) {}
-  // Spins within `around`.
-  template <typename Body, typename Around>
-  Spinner(Body body, uint64_t seed, bool with_tiles, Around around)
       : child_(body,
-               [=, this] {
-                 around([=, this] {
-                   const std::string wrong = hold_and_spin(seed, with_tiles);
-                   wrong.copy(report_->wrong, sizeof report_->wrong - 1);
-                 });
-                 return report_->wrong[0] == 0 ? 0 : 1;
+               [this, seed, with_tiles] {
+                 const std::string wrong = hold_and_spin(seed, with_tiles);
+                 wrong.copy(report_->wrong, sizeof report_->wrong - 1);
+                 return wrong.empty() ? 0 : 1;
                }),
         memory_(child_.pid()),
         mask_(status_line(child_.pid(), "SigBlk")) {

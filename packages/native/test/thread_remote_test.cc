@@ -10,7 +10,6 @@
 
 #include "check.h"
 #include "child.h"
-#include "coroutine.h"
 #include "kernel/syscalls.h"
 #include "rig.h"
 #include "seccomp_filter.h"
@@ -153,11 +152,9 @@ TEST(thread_remote_takes_another_thread_than_one_in_vfork) {
   CHECK_EQ(child.finish(), 0);
 }
 
-namespace {
-
-// What a main thread that waits on an alternate stack sees, on top of a [stack] filled with
-// `below`.
-void wait_on_an_alternate_stack(uint8_t below, void (*work)(pid_t)) {
+// On a stack that is not known to be one, the thread is let go again untouched, many times over: a
+// call that every stop makes fail must not notice.
+TEST(thread_remote_refuses_an_alternate_stack) {
   struct Memory {
     std::atomic<int> returned;
     long result;
@@ -168,7 +165,7 @@ void wait_on_an_alternate_stack(uint8_t below, void (*work)(pid_t)) {
   shared = &*memory;
   int fds[2];
   CHECK_EQ(::pipe(fds), 0);
-  Child child([=] { fill_unused_stack(below); },
+  Child child([] {},
               [&] {
                 memory->epoll = ::epoll_create1(0);
                 epoll_event readable{EPOLLIN, {}};
@@ -191,48 +188,15 @@ void wait_on_an_alternate_stack(uint8_t below, void (*work)(pid_t)) {
               });
   wait_until("it waits", [&] { return blocked_in(child.pid(), child.pid()) == SYS_epoll_wait; });
   const std::string before = snapshot(child.pid());
-  work(child.pid());
+  Rig rig(child.pid());
+  const Deadline soon = Clock::now() + std::chrono::milliseconds(100);
+  CHECK_THROWS("INJECTION", rig.in_thread([](RemoteThread&) { return 0; }, soon));
   CHECK_EQ(memory->returned.load(), 0);
   check_unchanged(child.pid(), before);
   CHECK_EQ(::write(fds[1], "x", 1), 1);
   CHECK_EQ(child.finish(), 0);
   ::close(fds[0]);
   ::close(fds[1]);
-}
-
-}  // namespace
-
-// Where there is no room that is known to be unused, the thread is let go again untouched, many
-// times over: a call that every stop makes fail must not notice.
-TEST(thread_remote_refuses_an_alternate_stack) {
-  wait_on_an_alternate_stack(1, [](pid_t pid) {
-    Rig rig(pid);
-    const Deadline soon = Clock::now() + std::chrono::milliseconds(100);
-    CHECK_THROWS("INJECTION", rig.in_thread([](RemoteThread&) { return 0; }, soon));
-  });
-}
-
-TEST(thread_remote_calls_on_an_alternate_stack) {
-  wait_on_an_alternate_stack(0, [](pid_t pid) {
-    Rig rig(pid);
-    for (int times = 0; times < 100; ++times) {
-      CHECK_EQ(getpid_in(rig), pid);
-    }
-  });
-}
-
-TEST(thread_remote_leaves_what_another_put_over_its_frame) {
-  wait_on_an_alternate_stack(0, [](pid_t pid) {
-    Rig rig(pid);
-    const RemotePtr low(main_stack_of(pid).start);
-    const uint64_t anothers = 0x123456789;
-    rig.in_thread([&](RemoteThread&) {
-      CHECK(TargetMemory::write(pid, low + sizeof anothers, &anothers, sizeof anothers));
-    });
-    uint64_t now = 0;
-    CHECK(rig.memory.read(low + sizeof anothers, &now, sizeof now));
-    CHECK_EQ(now, anothers);
-  });
 }
 
 TEST(thread_remote_refuses_code_that_changed) {

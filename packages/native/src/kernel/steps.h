@@ -17,7 +17,7 @@ enum class Step {
   kSignalSeen,  // a thread stands before a signal that it is about to receive
   // A call that is made in a thread of the target.
   kStopped,         // nothing is changed yet
-  kFrameWritten,    // the return frame is on unused stack
+  kFrameWritten,    // the return frame is below the red zone
   kRegistersSet,    // the thread would go back with its frame
   kSignalsBlocked,  // its signal mask is full
   kReturnEntered,   // it stands at the entry of rt_sigreturn

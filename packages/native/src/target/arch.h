@@ -100,8 +100,6 @@ std::vector<uint8_t> return_frame(RemotePtr at, const Registers& registers,
                                   std::span<const uint8_t> xstate, uint64_t signal_mask,
                                   const Gadgets& gadgets);
 size_t return_frame_bytes(size_t xstate_bytes);
-// How much of `bytes`, read at `at`, is a return frame that was put there; 0 if it is none.
-size_t bytes_of_return_frame(std::span<const uint8_t> bytes, RemotePtr at);
 
 // Registers of a task whose only act is exit_group with this status.
 inline constexpr int kHelperExitCode = 0x51;

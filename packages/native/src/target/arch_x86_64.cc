@@ -59,9 +59,6 @@ static_assert(offsetof(RtSigFrame, signal_mask) == 304);
 constexpr uint64_t kUcFpXstate = 1;
 constexpr uint64_t kUcSigcontextSs = 2;
 constexpr uint64_t kUcStrictRestoreSs = 4;
-// sigreturn also sets the alternative signal stack, which cannot be read from outside. Flags that
-// mean nothing make the kernel leave it as it is (restore_altstack ignores EINVAL).
-constexpr int32_t kNoStackFlags = 0x7fff;
 
 // What the kernel wants to find in the unused bytes of the legacy area, and after the state
 // (struct _fpx_sw_bytes); without it only the legacy part would be restored.
@@ -283,7 +280,9 @@ std::vector<uint8_t> return_frame(RemotePtr at, const Registers& registers,
   RtSigFrame frame{};
   frame.return_address = gadgets.sigreturn.value();
   frame.uc_flags = kUcSigcontextSs | kUcStrictRestoreSs;
-  frame.stack_flags = kNoStackFlags;
+  // sigreturn also sets the alternative signal stack, which cannot be read from outside. Flags
+  // that mean nothing make the kernel leave it as it is (restore_altstack ignores EINVAL).
+  frame.stack_flags = 0x7fff;
   frame.signal_mask = signal_mask;
 
   SigContext& context = frame.context;
@@ -335,22 +334,6 @@ std::vector<uint8_t> return_frame(RemotePtr at, const Registers& registers,
   }
   std::memcpy(bytes.data(), &frame, sizeof frame);
   return bytes;
-}
-
-size_t bytes_of_return_frame(std::span<const uint8_t> bytes, RemotePtr at) {
-  RtSigFrame frame{};
-  FpSoftwareBytes software{};
-  const size_t state_at = align_frame(sizeof frame);
-  if (bytes.size() < state_at + kXstateHeaderOffset) {
-    return 0;
-  }
-  std::memcpy(&frame, bytes.data(), sizeof frame);
-  std::memcpy(&software, bytes.data() + state_at + kFpSoftwareOffset, sizeof software);
-  const size_t whole = return_frame_bytes(software.xstate_size);
-  const bool is_frame = frame.stack_flags == kNoStackFlags &&  // no frame of the kernel's has these
-                        frame.context.fpstate == at.value() + state_at &&
-                        software.magic1 == kFpMagic1 && whole <= bytes.size();
-  return is_frame ? whole : 0;
 }
 
 Registers registers_for_exit(const Registers& base, const Gadgets& gadgets, RemotePtr stack) {

@@ -18,7 +18,6 @@
 #include "kernel/steps.h"
 #include "kernel/syscalls.h"
 #include "target/code_search.h"
-#include "target/frame_room.h"
 
 namespace sluice {
 namespace {
@@ -38,10 +37,9 @@ constexpr std::chrono::milliseconds kLongestRetryPause{64};
 }
 
 [[noreturn]] void throw_no_stack(pid_t pid) {
-  throw Error(
-      "INJECTION", pid, "", 0,
-      "no thread was on a stack with room for a return frame (coroutines and alternate stacks "
-      "do not qualify)");
+  throw Error("INJECTION", pid, "", 0,
+              "no thread was on a stack with room for a return frame (goroutines, coroutines and "
+              "alternate stacks do not qualify)");
 }
 
 [[noreturn]] void throw_filtered(pid_t pid, long call) {
@@ -157,12 +155,9 @@ bool RemoteThread::prepare(Tracee* tracee, int seccomp_mode, const std::vector<M
   steps::at(steps::Step::kStopped);
   auto xstate = tracee->extended_state();
   arch::keep_restorable(&xstate);
-  const size_t frame_bytes = arch::return_frame_bytes(xstate.size());
-  const RemotePtr sp = arch::stack_pointer(original_);
-  auto room = frame_room(maps, sp, arch::thread_pointer(original_), frame_bytes);
-  if (!room && tracee->tid() == pid) {
-    room = frame_room_on_left_stack(memory_, read_maps(pid), sp, frame_bytes);
-  }
+  const auto room =
+      frame_room(maps, arch::stack_pointer(original_), arch::thread_pointer(original_),
+                 arch::return_frame_bytes(xstate.size()));
   if (!room || xstate.empty() || in_restartable_sequence(tracee, original_) ||
       !gadgets_stand(TargetMemory(tracee->tid()), gadgets_)) {
     return false;
@@ -183,10 +178,10 @@ bool RemoteThread::prepare(Tracee* tracee, int seccomp_mode, const std::vector<M
     }
   }
   frame_ = *room;
-  covering_ = arch::return_frame(frame_, original_, xstate, signal_mask_, gadgets_);
-  covered_.resize(covering_.size());
+  const auto frame = arch::return_frame(frame_, original_, xstate, signal_mask_, gadgets_);
+  covered_.resize(frame.size());
   if (!memory_.read(frame_, covered_.data(), covered_.size()) ||
-      !TargetMemory::write(tracee->tid(), frame_, covering_.data(), covering_.size())) {
+      !TargetMemory::write(tracee->tid(), frame_, frame.data(), frame.size())) {
     return false;
   }
   steps::at(steps::Step::kFrameWritten);
@@ -329,12 +324,8 @@ void RemoteThread::put_back() {
   }
   tracee_->set_registers(original_);
   steps::at(steps::Step::kPutBack);
-  // From here on nothing leads to the frame. A stack that the thread had left may be another's by
-  // now, and in use.
-  std::vector<uint8_t> there(covering_.size());
-  if (memory_.read(frame_, there.data(), there.size()) && there == covering_) {
-    TargetMemory::write(tracee_->tid(), frame_, covered_.data(), covered_.size());
-  }
+  // From here on nothing leads to the frame.
+  TargetMemory::write(tracee_->tid(), frame_, covered_.data(), covered_.size());
 }
 
 RemoteThread::~RemoteThread() {

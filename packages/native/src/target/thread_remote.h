@@ -3,11 +3,11 @@
 // The thread is stopped, its registers are set to make a call, and afterwards everything is put
 // back. If the dumper dies in between, the kernel lets the thread run on with whatever registers
 // it has then. So before anything is changed, a signal frame with the thread's own state is put
-// on an unused part of its stack, and every injected call returns into rt_sigreturn with that
+// below the red zone of its stack, and every injected call returns into rt_sigreturn with that
 // frame: the thread finds its own way back. Order of the steps, and what death of the dumper means:
 //
 //   1. stop the thread                      the kernel lets it go
-//   2. write the frame to unused stack      nobody reads there
+//   2. write the frame below the red zone   nobody reads there
 //   3. set registers to rt_sigreturn        the frame restores everything
 //   4. block its signals                    as 3: the frame has the signal mask
 //   5. let it go to the entry of that call  as 3
@@ -26,7 +26,10 @@
 // when a tracer dies, but leaves the trap flag of the latter set, and the thread would die of
 // SIGTRAP.
 //
-// Only a thread for which there is room for the frame will do (frame_room.h).
+// Only a thread whose stack has room for the frame will do, so the stack must be known to be one:
+// the [stack] of the main thread, or a mapping with a guard below that holds the thread's own
+// control block above the stack pointer, as libc lays out its threads. Coroutines, goroutines and
+// handlers on an alternate stack do not qualify.
 #pragma once
 
 #include <sys/types.h>
@@ -97,7 +100,6 @@ class RemoteThread {
   arch::Registers original_{};
   uint64_t signal_mask_ = 0;
   RemotePtr frame_;
-  std::vector<uint8_t> covering_;
   std::vector<uint8_t> covered_;  // what was where the frame is; nobody's, but not ours either
   Clock::time_point stopped_since_;
   pid_t cloned_ = 0;
@@ -105,5 +107,10 @@ class RemoteThread {
   DespiteFilter despite_;
   std::optional<SeccompFilters> filters_;  // of the thread, if they count
 };
+
+// Where a frame of `bytes` may be put for a thread with these registers; none if its stack does
+// not qualify. Pure.
+std::optional<RemotePtr> frame_room(const std::vector<Mapping>& maps, RemotePtr stack_pointer,
+                                    RemotePtr thread_pointer, size_t bytes);
 
 }  // namespace sluice
