@@ -5,9 +5,13 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
+#include <cerrno>
 #include <fstream>
 #include <set>
+#include <utility>
+#include <vector>
 
 #include "check.h"
 #include "faults.h"
@@ -202,7 +206,17 @@ TEST(mapped_file_looked_up_without_asking) {
   const ScopedFd fd = make_memfd(3 * kPageBytes);
   const Mapped memfd(fd.get(), MAP_SHARED, 3 * kPageBytes);
   const Mapped zero("/dev/zero");
-  for (const Mapped* mapped : {&named, &removed, &replaced, &shared, &memfd, &zero}) {
+  const Mapped* const all[] = {&named, &removed, &replaced, &shared, &memfd, &zero};
+  // Also where the kernel does not tell what it knows by itself.
+  std::vector<std::pair<const Mapped*, int>> cases;
+  for (const Mapped* mapped : all) {
+    for (const int err : {0, EAGAIN, EINVAL, EPERM}) {
+      cases.emplace_back(mapped, err);
+    }
+  }
+  for (const auto& [mapped, err] : cases) {
+    std::vector<sys::Fault> fault(err == 0 ? 0 : 1, fails(SYS_openat2, err));
+    const Faults faults(std::move(fault));
     MappedFiles files(::getpid());
     files.learn();
     const LookUp found = files.look_up(mapped->mapping(), Ask::kNo);

@@ -7,7 +7,9 @@
 #include <sys/sysmacros.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 
 #include "base/page_ranges.h"
 #include "kernel/proc_file.h"
@@ -45,12 +47,14 @@ std::optional<bool> any_set(int fd, PageRange range, std::vector<uint8_t>* block
     if (got < 0) {
       return std::nullopt;
     }
-    const auto end = block->begin() + got;
-    if (std::any_of(block->begin(), end, [](uint8_t byte) { return byte != 0; })) {
-      return true;
-    }
     if (got == 0) {
       break;
+    }
+    // Compared with itself a byte further, as fast as memory is: a freeze may wait for this.
+    const uint8_t* const bytes_read = block->data();
+    if (bytes_read[0] != 0 ||
+        std::memcmp(bytes_read, bytes_read + 1, static_cast<size_t>(got) - 1) != 0) {
+      return true;
     }
     at += static_cast<uint64_t>(got);
   }
@@ -156,33 +160,37 @@ std::optional<MappedFile> MappedFiles::look(const Mapping& mapping, Ask ask) con
 }
 
 // What the path of a mapping leads to. A way there can lead over file systems that may have to be
-// asked. Where they must not be, it is gone as far as the kernel knows the names by itself, as it
-// does those of what is mapped.
+// asked. Where they must not be, the kernel is asked first for what it knows by itself, as it does
+// the names of what is mapped. It may not tell (before Linux 5.12, behind a seccomp filter, while
+// anything is being mounted); then the way is gone all the same, for what is not found is missing
+// in the image, and the file itself is on a local file system.
 bool MappedFiles::find_path(const Mapping& mapping, Ask ask, struct stat* status,
                             struct statfs* system) const {
   const std::string path = file_path(mapping);
   if (!path.starts_with('/')) {
     return false;
   }
-  if (ask == Ask::kYes) {
-    const std::string through_root = proc_path(pid_, "root") + path;
-    if (stat(through_root.c_str(), status) != 0) {
+  if (ask == Ask::kNo) {
+    open_how how{};
+    how.flags = O_PATH | O_CLOEXEC;
+    how.resolve = RESOLVE_CACHED;
+    const long opened = sys::call(SYS_openat2, root_.get(), path.c_str() + 1, &how, sizeof how);
+    const ScopedFd fd(opened < 0 ? -1 : static_cast<int>(opened));
+    if (fd && known_status(fd.get(), status)) {
+      if (status->st_dev == makedev(mapping.dev_major, mapping.dev_minor)) {
+        fstatfs(fd.get(), system);
+      }
+      return true;
+    }
+    if (opened == -ENOENT) {
       return false;
     }
-    statfs(through_root.c_str(), system);
-    return true;
   }
-  open_how how{};
-  how.flags = O_PATH | O_CLOEXEC;
-  how.resolve = RESOLVE_CACHED;
-  const long opened = sys::call(SYS_openat2, root_.get(), path.c_str() + 1, &how, sizeof how);
-  const ScopedFd fd(opened < 0 ? -1 : static_cast<int>(opened));
-  if (!fd || !known_status(fd.get(), status)) {
+  const std::string through_root = proc_path(pid_, "root") + path;
+  if (stat(through_root.c_str(), status) != 0) {
     return false;
   }
-  if (status->st_dev == makedev(mapping.dev_major, mapping.dev_minor)) {
-    fstatfs(fd.get(), system);
-  }
+  statfs(through_root.c_str(), system);
   return true;
 }
 
