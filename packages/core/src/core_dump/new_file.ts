@@ -9,8 +9,8 @@ import { notWritable } from '../image/image_dir.js';
 /** Of the name that a temporary one begins with: it must fit wherever the name itself does. */
 const MOST_BASE_BYTES = 64;
 
-/** What file systems without hard links say. */
-const NO_LINKS = ['EPERM', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EMLINK'];
+/** What file systems without hard links say, and security modules that allow none. */
+const NO_LINKS = ['EPERM', 'EACCES', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EMLINK'];
 
 /**
  * Refuses a path where something is already.
