@@ -86,7 +86,8 @@ type Tree = { [key: string | number]: unknown };
 
 /** Places in a tree, each a list of keys; long lists by their first and last elements. */
 function* placesIn(value: unknown, path: (string | number)[] = []): Generator<(string | number)[]> {
-  if (typeof value !== 'object' || value === null || value instanceof Uint8Array) return;
+  if (typeof value !== 'object' || value === null) return;
+  if (value instanceof Uint8Array || value instanceof Raw) return;
   const keys = Object.keys(value);
   const some = Array.isArray(value) ? [...keys.slice(0, 3), ...keys.slice(3).slice(-1)] : keys;
   for (const key of some) {
@@ -139,6 +140,12 @@ const CHANGE = fc.record({
     { minLength: 1, maxLength: 3 },
   ),
 });
+
+/** MessagePack has integers from -2^63 to 2^64 - 1. */
+function wrapped(sum: bigint): bigint {
+  return sum < -(2n ** 63n) || sum >= 2n ** 64n ? BigInt.asUintN(64, sum) : sum;
+}
+
 type Edit = (typeof CHANGE extends fc.Arbitrary<infer T> ? T : never)['edits'][number];
 
 function edit(manifest: Tree, { place, how, value, other, by }: Edit): void {
@@ -150,7 +157,7 @@ function edit(manifest: Tree, { place, how, value, other, by }: Edit): void {
     from.reduce<unknown>((tree, step) => (tree as Tree)[step], manifest);
   if (how === 'set') parent[key] = value;
   if (how === 'other') parent[key] = structuredClone(get(places[other % places.length] ?? []));
-  if (how === 'add' && typeof parent[key] === 'bigint') parent[key] += by;
+  if (how === 'add' && typeof parent[key] === 'bigint') parent[key] = wrapped(parent[key] + by);
   if (how === 'add' && typeof parent[key] === 'number') parent[key] += Number(by);
   if (!Array.isArray(parent)) {
     if (how === 'drop') delete parent[key];
