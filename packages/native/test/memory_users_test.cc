@@ -2,14 +2,17 @@
 
 #include <sched.h>
 #include <signal.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <thread>
 #include <vector>
 
 #include "check.h"
 #include "child.h"
+#include "tools.h"
 
 namespace sluice::test {
 
@@ -28,6 +31,19 @@ TEST(memory_users) {
   CHECK((of_user == std::vector<pid_t>{::getpid()}));
   CHECK(of_copy.empty());
   CHECK(memory_users(::getpid()).empty());
+}
+
+TEST(memory_users_of_what_has_ended) {
+  const auto zombie = [] {
+    return Child([] { std::thread([] { ::pause(); }).detach(); },
+                 [] { return static_cast<int>(::syscall(SYS_exit, 0)); });
+  };
+  const Child ended = zombie();
+  const Child other = zombie();
+  for (const Child* child : {&ended, &other}) {
+    wait_until("it is a zombie", [&] { return state_of(child->pid(), child->pid()) == 'Z'; });
+  }
+  CHECK(memory_users(ended.pid()).empty());
 }
 
 }  // namespace sluice::test

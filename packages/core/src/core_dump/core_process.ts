@@ -21,7 +21,7 @@ import { type CoreResult, logWritten, writeCore } from './write.js';
 /**
  * Dumps a process into a core: it is frozen as shortly as for any dump. To a file, pages are written once,
  * to where they belong in it. For a stream, and if a place for it is named, there is a temporary image, which
- * is removed whatever happens.
+ * is removed whatever happens. If it cannot be, the error names it, and the core is whole.
  *
  * @param pid In the pid namespace of the caller.
  * @throws SluiceError as `dumpProcess` and `writeCore` do. Then nothing is left, and the process runs.

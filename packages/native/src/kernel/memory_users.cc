@@ -8,6 +8,15 @@
 #include "kernel/syscalls.h"
 
 namespace sluice {
+namespace {
+
+// What has ended has none, and shares that with all zombies and kernel threads.
+bool has_memory(pid_t pid) {
+  const auto pages = read_proc_file(pid, "statm");
+  return pages && !pages->starts_with("0 ");
+}
+
+}  // namespace
 
 std::vector<pid_t> memory_users(pid_t pid) {
   std::vector<pid_t> users;
@@ -18,7 +27,8 @@ std::vector<pid_t> memory_users(pid_t pid) {
       users.push_back(other);
     }
   }
-  return users;
+  // Asked at the end: memory that is gone does not come back.
+  return has_memory(pid) ? users : std::vector<pid_t>{};
 }
 
 }  // namespace sluice

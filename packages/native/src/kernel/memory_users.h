@@ -8,7 +8,8 @@
 namespace sluice {
 
 // Processes besides a live `pid` that have its memory for theirs (clone(2), CLONE_VM), ascending:
-// of all that this caller may look at, on a kernel that has kcmp(2).
+// of all that this caller may look at, on a kernel that has kcmp(2). None of one whose main thread
+// has ended.
 std::vector<pid_t> memory_users(pid_t pid);
 
 }  // namespace sluice
