@@ -5,10 +5,12 @@
 #include <sys/syscall.h>
 
 #include <atomic>
+#include <cerrno>
 #include <memory>
 
 #include "check.h"
 #include "child.h"
+#include "faults.h"
 #include "kernel/proc_stat.h"
 #include "restore/restore_session.h"
 #include "rig.h"
@@ -92,6 +94,17 @@ TEST(target_handle_first_thread_has_ended) {
   CHECK(!TargetHandle(child.pid(), start_of(child.pid())).has_ended());
   CHECK_EQ(::kill(child.pid(), SIGKILL), 0);
   CHECK(target.has_ended());
+}
+
+// By a dumper that was killed, whose last task has not ended yet.
+TEST(target_handle_that_is_claimed_for_moments) {
+  const Child child([] {});
+  TargetHandle target(child.pid(), start_of(child.pid()));
+  {
+    const Faults faults({fails(SYS_flock, EWOULDBLOCK, 0, 3)});
+    target.claim();
+  }
+  CHECK_THROWS("ALREADY_TRACED", TargetHandle(child.pid(), start_of(child.pid())).claim());
 }
 
 TEST(target_handle_of_one_that_is_gone) {

@@ -10,8 +10,8 @@
 namespace sluice {
 
 // Claims a process until the descriptor is closed, or the dumper is dead. It is a lock (flock(2))
-// on a file in /proc/PID that only those can open who may trace the process. Throws ALREADY_TRACED,
-// PERMISSION, NO_SUCH_PROCESS.
+// on a file in /proc/PID that only those can open who may trace the process. Waits a quarter of a
+// second for another claim to end. Throws ALREADY_TRACED, PERMISSION, NO_SUCH_PROCESS.
 ScopedFd claim_target(pid_t pid);
 
 }  // namespace sluice
