@@ -98,7 +98,7 @@ export async function expectLeftAlone(
   expect(await turn()).toBe(expected.restore === undefined ? then : then + 1);
 }
 
-async function expectOutcome(
+export async function expectOutcome(
   target: TestTarget,
   way: Options,
   outcome: object | SluiceErrorCode,

@@ -3,18 +3,21 @@ import { existsSync, mkdtempSync, readFileSync, rmdirSync, writeFileSync } from 
 import { waitFor } from './wait.js';
 
 const ROOT = '/sys/fs/cgroup';
-type Controller = 'freezer' | 'memory' | 'pids';
+/** Of version 2, beside others where it is not alone. */
+const UNIFIED = [ROOT, `${ROOT}/unified`].find((dir) => existsSync(`${dir}/cgroup.controllers`));
+/** `freezer` is one of version 1, `unified` none: what version 2 has by itself. */
+type Controller = 'freezer' | 'memory' | 'pids' | 'unified';
 
 /** Where groups of a controller are made, or undefined if none can be. */
 export function groupsOf(controller: Controller): string | undefined {
   if (process.getuid?.() !== 0) return undefined;
   const own = `${ROOT}/${controller}`;
-  if (existsSync(`${own}/cgroup.procs`)) return own;
-  // The freezer is part of version 2 itself.
-  const controllers = `${ROOT}/cgroup.subtree_control`;
-  if (!existsSync(controllers)) return undefined;
-  const has = controller === 'freezer' || readFileSync(controllers, 'utf8').includes(controller);
-  return has ? ROOT : undefined;
+  if (controller === 'unified' || existsSync(`${own}/cgroup.clone_children`)) {
+    return controller === 'unified' ? UNIFIED : own;
+  }
+  if (UNIFIED === undefined) return undefined;
+  const controllers = readFileSync(`${UNIFIED}/cgroup.subtree_control`, 'utf8');
+  return controllers.trim().split(' ').includes(controller) ? UNIFIED : undefined;
 }
 
 /** A new group of a controller that `groupsOf` has. Empty when it is disposed of, or emptied then. */
@@ -30,7 +33,7 @@ export class ControlGroup implements AsyncDisposable {
   }
 
   get isVersion1(): boolean {
-    return this.#parent !== ROOT;
+    return this.#parent !== UNIFIED;
   }
 
   add(pid: number): void {

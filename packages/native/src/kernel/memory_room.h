@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <optional>
 #include <string>
-#include <string_view>
 
 namespace sluice {
 
@@ -21,16 +20,5 @@ struct MemoryRoom {
 // version 2, memory.limit_in_bytes of version 1, without what is only file cache that nobody used
 // again). nullopt if nothing limits it, or nothing that can be seen from here.
 std::optional<MemoryRoom> memory_room(pid_t pid);
-
-// Where the control group of a process that limits its memory is: its directory and the one above
-// all that can be seen. `groups` is /proc/PID/cgroup, `mounts` /proc/self/mountinfo.
-struct MemoryGroup {
-  std::string directory;
-  std::string top;
-  bool version1 = false;
-
-  bool operator==(const MemoryGroup&) const = default;
-};
-std::optional<MemoryGroup> find_memory_group(std::string_view groups, std::string_view mounts);
 
 }  // namespace sluice

@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "kernel/abi.h"
+#include "kernel/control_group.h"
 #include "kernel/proc_file.h"
 #include "kernel/proc_status.h"
 #include "kernel/proc_task.h"
@@ -49,11 +50,16 @@ constexpr std::chrono::milliseconds kLongestRetryPause{64};
                   "takes that risk)");
 }
 
-void require_no_shadow_stack(pid_t pid) {
+// Of the process as a whole.
+void require_possible(pid_t pid) {
   // Returning to a made-up address is an error where the processor checks return addresses.
   const auto status = read_proc_file(pid, "status");
   if (status && status->find("x86_Thread_features:\tshstk") != std::string::npos) {
     throw Error("INJECTION", pid, "", 0, "it uses a shadow stack, which forbids injected calls");
+  }
+  // A thread would stay with the registers of a call until somebody thaws it.
+  if (const auto frozen = frozen_group(pid)) {
+    throw Error("INJECTION", pid, "", 0, "its control group is frozen (" + *frozen + ")");
   }
 }
 
@@ -64,7 +70,7 @@ RemoteThread::RemoteThread(const TargetMemory& memory, const arch::Gadgets& gadg
                            DespiteFilter despite)
     : memory_(memory), gadgets_(gadgets), despite_(despite) {
   const pid_t pid = memory.pid();
-  require_no_shadow_stack(pid);
+  require_possible(pid);
   auto pause = kRetryPause;
   bool all_stuck = true;
   do {
@@ -93,7 +99,7 @@ RemoteThread::RemoteThread(const TargetMemory& memory, const arch::Gadgets& gadg
                            const std::vector<Mapping>& maps, const std::vector<Tracee*>& stopped,
                            DespiteFilter despite)
     : memory_(memory), gadgets_(gadgets), despite_(despite) {
-  require_no_shadow_stack(memory.pid());
+  require_possible(memory.pid());
   for (Tracee* tracee : stopped) {
     const auto status = read_thread_status(memory.pid(), tracee->tid());
     stopped_since_ = Clock::now();

@@ -1,0 +1,35 @@
+// The control group (cgroups(7)) of a process, as far as it can be seen from here.
+#pragma once
+
+#include <sys/types.h>
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace sluice {
+
+struct ControlGroup {
+  std::string directory;
+  std::string top;  // above all that can be seen
+  bool version1 = false;
+
+  // From its own directory to the one on top.
+  std::vector<std::string> with_those_above() const;
+  bool operator==(const ControlGroup&) const = default;
+};
+
+// That of the hierarchy of version 1 that has the controller, or else that of version 2; this also
+// for no controller (""). nullopt if it cannot be seen.
+std::optional<ControlGroup> control_group_of(pid_t pid, std::string_view controller);
+
+// The same from /proc/PID/cgroup and /proc/self/mountinfo; pure.
+std::optional<ControlGroup> find_control_group(std::string_view groups, std::string_view mounts,
+                                               std::string_view controller);
+
+// The directory of the group of version 2 that keeps a process frozen. A tracer is let in, and can
+// stop threads and read, but none of them executes anything. (Version 1 keeps tracers out.)
+std::optional<std::string> frozen_group(pid_t pid);
+
+}  // namespace sluice
