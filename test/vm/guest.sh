@@ -24,6 +24,7 @@ mkdir -p /dev/pts /dev/shm /run/lock
 mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts
 mount -t tmpfs -o mode=1777 shm /dev/shm
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
+echo '+pids +memory' >/sys/fs/cgroup/cgroup.subtree_control
 [ -e /dev/fd ] || ln -s /proc/self/fd /dev/fd
 busybox hostname sluice-vm
 busybox ip link set lo up
