@@ -1,5 +1,5 @@
 /** Targets at the limits of their control group, of version 1 or 2. */
-import { AbortError, cleanTarget } from '@sluice/core';
+import { cleanTarget } from '@sluice/core';
 import { describe, expect, it } from 'vitest';
 import {
   expectLeftAlone,
@@ -19,14 +19,35 @@ import { waitFor } from '../harness/wait.js';
 
 leakCheck();
 
-async function freeze(group: ControlGroup): Promise<void> {
-  group.set('cgroup.freeze', 1);
-  await waitFor('it is frozen', () => group.get('cgroup.events').includes('frozen 1'));
-}
+/** What freezes all that is in a group, of each version. */
+const FREEZERS = [
+  { version: 1, controller: 'freezer', file: 'freezer.state', frozen: 'FROZEN', thawed: 'THAWED' },
+  { version: 2, controller: 'unified', file: 'cgroup.freeze', frozen: '1', thawed: '0' },
+] as const;
 
-/** When it is disposed of, at the latest: what is frozen does not end by itself. */
-function thawing(group: ControlGroup): Disposable {
-  return { [Symbol.dispose]: () => group.set('cgroup.freeze', 0) };
+class Freezer implements Disposable {
+  readonly #group: ControlGroup;
+  readonly #how: (typeof FREEZERS)[number];
+
+  constructor(group: ControlGroup, how: (typeof FREEZERS)[number]) {
+    this.#group = group;
+    this.#how = how;
+  }
+
+  async freeze(): Promise<void> {
+    const { file, frozen, version } = this.#how;
+    this.#group.set(file, frozen);
+    await waitFor('it is frozen', () =>
+      version === 1
+        ? this.#group.get(file) === `${frozen}\n`
+        : this.#group.get('cgroup.events').includes('frozen 1'),
+    );
+  }
+
+  /** What is frozen does not end by itself. */
+  [Symbol.dispose](): void {
+    this.#group.set(this.#how.file, this.#how.thawed);
+  }
 }
 
 describe('a target in a control group', () => {
@@ -64,7 +85,7 @@ describe('a target in a control group', () => {
     expect(killed()?.[1]).toBe('0');
   });
 
-  // That of version 1 does not let a tracer in.
+  // One of version 1 lets no tracer in.
   it.skipIf(groupsOf('unified') === undefined)('of version 2 that is frozen', async () => {
     await using group = new ControlGroup('unified');
     await using target = await startAwkward();
@@ -74,8 +95,8 @@ describe('a target in a control group', () => {
     const before = viewOf(pid);
     const expected = withoutHelper(/its control group is frozen/);
     {
-      using _ = thawing(group);
-      await freeze(group);
+      using freezer = new Freezer(group, FREEZERS[1]);
+      await freezer.freeze();
       for (const way of ['vmsplice', 'twin', 'rounds'] as const) {
         await expectOutcome(target, WAYS[way], expected[way] ?? {});
         await assertUntouched(pid, before);
@@ -88,23 +109,31 @@ describe('a target in a control group', () => {
   });
 
   // The helpers stand still as well.
-  it.skipIf(groupsOf('unified') === undefined)(
-    'of version 2 that is frozen while it is dumped',
-    async () => {
-      await using group = new ControlGroup('unified');
+  it.for([
+    ['aborted', 1],
+    ['aborted', 2],
+    ['given up', 2],
+  ] as const)(
+    'that is frozen during a dump, which is %s (version %i)',
+    async ([ending, version], ctx) => {
+      const how = FREEZERS[version - 1] ?? FREEZERS[0];
+      if (groupsOf(how.controller) === undefined) ctx.skip('no such control groups here');
+      await using group = new ControlGroup(how.controller);
       await using target = await startTarget('writer', ['16', '1000']);
       const { pid } = target;
       group.add(pid);
       const before = viewOf(pid);
       const controller = new AbortController();
-      const { signal } = controller;
       let frozen: Promise<void> | undefined;
       {
-        using _ = thawing(group);
-        const dump = dumpOf(pid, { rounds: 40, signal }, () => {
-          frozen ??= freeze(group).finally(() => controller.abort());
+        using freezer = new Freezer(group, how);
+        const dump = dumpOf(pid, { rounds: 40, signal: controller.signal }, () => {
+          frozen ??= freezer.freeze().then(() => {
+            if (ending === 'aborted') controller.abort();
+          });
         });
-        await expect(dump).rejects.toBeInstanceOf(AbortError);
+        const code = ending === 'aborted' ? 'ABORT_ERR' : 'ERR_SLUICE_FREEZE_TIMEOUT';
+        await expect(dump).rejects.toMatchObject({ code, thawed: true });
         expect(readStatus(pid).get('TracerPid')).toBe('0');
         await frozen;
       }

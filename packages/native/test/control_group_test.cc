@@ -1,6 +1,14 @@
 #include "kernel/control_group.h"
 
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <string>
+
 #include "check.h"
+#include "child.h"
+#include "tools.h"
 
 namespace sluice::test {
 namespace {
@@ -17,6 +25,39 @@ void check_found(const char* groups, const char* mounts, const char* directory, 
   CHECK_EQ(group->directory, directory);
   CHECK_EQ(group->top, top);
 }
+
+void put(const std::string& path, const std::string& text) {
+  std::ofstream file(path);
+  file << text << std::flush;
+  CHECK(file.good());
+}
+
+struct Freezer {
+  const char* top;
+  const char* file;
+  const char* frozen;
+  const char* thawed;
+};
+constexpr Freezer kFreezers[] = {
+    {"/sys/fs/cgroup/freezer", "freezer.state", "FROZEN", "THAWED"},
+    {"/sys/fs/cgroup/unified", "cgroup.freeze", "1", "0"},
+    {"/sys/fs/cgroup", "cgroup.freeze", "1", "0"},
+};
+
+// While it lives: what is frozen could not even be killed.
+class Frozen {
+ public:
+  Frozen(const std::string& file, const Freezer& freezer) : file_(file), freezer_(freezer) {
+    put(file_, freezer_.frozen);
+  }
+  ~Frozen() { std::ofstream(file_) << freezer_.thawed; }
+  Frozen(const Frozen&) = delete;
+  Frozen& operator=(const Frozen&) = delete;
+
+ private:
+  std::string file_;
+  const Freezer& freezer_;
+};
 
 }  // namespace
 
@@ -45,6 +86,36 @@ TEST(control_group_that_cannot_be_seen_is_none) {
   CHECK(!find_control_group("", kMounts, "memory"));
   CHECK(!find_control_group("0::/\n", "", "memory"));
   CHECK(!find_control_group("nonsense\n0::/u\n", "32 22 - cgroup2\n", "memory"));
+}
+
+TEST(control_group_that_is_frozen) {
+  int tried = 0;
+  for (const Freezer& freezer : kFreezers) {
+    const std::string outer =
+        std::string(freezer.top) + "/sluice-test-" + std::to_string(::getpid());
+    const std::string inner = outer + "/inner";
+    if (::mkdir(outer.c_str(), 0755) != 0) {
+      continue;
+    }
+    if (::mkdir(inner.c_str(), 0755) == 0 &&
+        ::access((inner + "/" + freezer.file).c_str(), W_OK) == 0) {
+      ++tried;
+      const Child child([&] { put(inner + "/cgroup.procs", "0"); });
+      for (const std::string& group : {inner, outer}) {
+        CHECK(!frozen_group(child.pid()));
+        const Frozen frozen(group + "/" + freezer.file, freezer);
+        wait_until("it is frozen", [&] { return frozen_group(child.pid()).has_value(); });
+      }
+      CHECK(!frozen_group(child.pid()));
+    }
+    wait_until("the groups are gone", [&] {
+      ::rmdir(inner.c_str());
+      return ::rmdir(outer.c_str()) == 0;
+    });
+  }
+  if (tried == 0) {
+    SKIP("no control groups can be made");
+  }
 }
 
 }  // namespace sluice::test

@@ -129,19 +129,17 @@ export class NativeSession {
    * @throws The failure, if the session had one before or meanwhile: nothing can go on then.
    */
   async attempt(calls: readonly Promise<unknown>[]): Promise<Error | undefined> {
-    const outcomes = await Promise.allSettled(
-      calls.map((call) =>
-        call.catch((error) => {
-          // The others would wait for a thread that is gone.
-          if (error instanceof WorkerDiedError) this.fail(error);
-          this.#ending.begin();
-          throw error;
-        }),
-      ),
+    // As they come: what goes wrong later may be because of the first.
+    const errors: Error[] = [];
+    const watched = calls.map((call) =>
+      call.catch((error) => {
+        // The others would wait for a thread that is gone.
+        if (error instanceof WorkerDiedError) this.fail(error);
+        this.#ending.begin();
+        errors.push(fromNative(error, { pid: this.pid }));
+      }),
     );
-    const errors = outcomes.flatMap((outcome) =>
-      outcome.status === 'rejected' ? [fromNative(outcome.reason, { pid: this.pid })] : [],
-    );
+    await Promise.all(watched);
     const first = errors.find((error) => !isCancelled(error)) ?? errors[0];
     if (this.#hung) this.fail(first);
     this.check();

@@ -86,13 +86,18 @@ std::optional<ControlGroup> control_group_of(pid_t pid, std::string_view control
   return find_control_group(groups.value_or(""), mounts.value_or(""), controller);
 }
 
-std::optional<std::string> frozen_group(pid_t pid) {
-  const auto group = control_group_of(pid, "");
-  const auto directories = group ? group->with_those_above() : std::vector<std::string>{};
-  const auto frozen = std::find_if(directories.begin(), directories.end(), [](const auto& at) {
-    return read_kernel_file(at + "/cgroup.freeze") == "1\n";
-  });
-  return frozen == directories.end() ? std::nullopt : std::optional(*frozen);
+std::optional<ControlGroup> frozen_group(pid_t pid) {
+  for (const char* const controller : {"freezer", ""}) {
+    const auto group = control_group_of(pid, controller);
+    for (const std::string& at : group ? group->with_those_above() : std::vector<std::string>{}) {
+      const auto state =
+          read_kernel_file(at + (group->version1 ? "/freezer.state" : "/cgroup.freeze"));
+      if (state == (group->version1 ? "FROZEN\n" : "1\n")) {
+        return ControlGroup{at, group->top, group->version1};
+      }
+    }
+  }
+  return std::nullopt;
 }
 
 }  // namespace sluice

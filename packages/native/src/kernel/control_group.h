@@ -28,8 +28,9 @@ std::optional<ControlGroup> control_group_of(pid_t pid, std::string_view control
 std::optional<ControlGroup> find_control_group(std::string_view groups, std::string_view mounts,
                                                std::string_view controller);
 
-// The directory of the group of version 2 that keeps a process frozen. A tracer is let in, and can
-// stop threads and read, but none of them executes anything. (Version 1 keeps tracers out.)
-std::optional<std::string> frozen_group(pid_t pid);
+// The group, its own or one above, that is frozen with all that is in it. One of version 1 keeps
+// tracers out. In one of version 2 a tracer can stop threads and read, but none of them executes
+// anything.
+std::optional<ControlGroup> frozen_group(pid_t pid);
 
 }  // namespace sluice

@@ -24,24 +24,26 @@ void Exchange::wait(std::unique_lock<std::mutex>* lock, std::condition_variable*
 template <typename Ready>
 void Exchange::wait_while_moving(bool frozen, Ready ready) {
   std::unique_lock<std::mutex> lock(mutex_);
-  if (!frozen) {
-    wait(&lock, &progress_, ready);
-    return;
-  }
   using Clock = std::chrono::steady_clock;
+  const auto ends = frozen ? freeze_ends_ : Clock::time_point::max();
   uint64_t seen = moves();
-  while (!progress_.wait_until(lock, std::min(Clock::now() + kStallLimit, freeze_ends_),
+  while (!progress_.wait_until(lock, std::min(Clock::now() + kStallLimit, ends),
                                [&] { return over_ || ready(); })) {
-    if (Clock::now() >= freeze_ends_) {
+    if (Clock::now() >= ends) {
       throw Error("FREEZE_LIMIT", 0, "", 0,
                   "the freeze lasted longer than its limit and was ended; the process runs again");
     }
     const uint64_t now = moves();
-    if (now == seen) {
+    if (now == seen && frozen) {
       throw Error("FREEZE_TIMEOUT", 0, "", 0,
                   "no page moved for " + std::to_string(kStallLimit.count()) +
                       " s while it was frozen: the disk stands still, or reading the memory waits "
                       "for the process itself");
+    }
+    if (now == seen && stalled_) {
+      lock.unlock();
+      stalled_();
+      lock.lock();
     }
     seen = now;
   }

@@ -12,7 +12,9 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "pipe/slot.h"
@@ -62,6 +64,9 @@ class Exchange {
   void open_gate(bool drains_too = true);
   // Nobody waits for anything longer than this with a frozen target.
   void limit_freeze(std::chrono::steady_clock::time_point until);
+  // To be called when nothing has moved for long while the target runs, again and again; what it
+  // throws ends the wait.
+  void when_stalled(std::function<void()> look) { stalled_ = std::move(look); }
   // Waits until the lanes have fed all they have. Throws CANCELLED, and with a frozen target
   // FREEZE_LIMIT, and FREEZE_TIMEOUT when nothing has moved for long: what is captured may depend
   // on the target itself (its own userfaultfd or file server), and then only thawing it helps.
@@ -116,6 +121,7 @@ class Exchange {
   bool drains_open_ = false;
   bool over_ = false;
   std::chrono::steady_clock::time_point freeze_ends_ = std::chrono::steady_clock::time_point::max();
+  std::function<void()> stalled_;
   uint64_t moves_ = 0;  // of slots of this round
   uint64_t pinned_bytes_ = 0;
   uint64_t pinned_peak_bytes_ = 0;

@@ -4,6 +4,7 @@
 #include <optional>
 #include <utility>
 
+#include "kernel/control_group.h"
 #include "kernel/proc_rings.h"
 #include "kernel/steps.h"
 #include "kernel/syscalls.h"
@@ -70,6 +71,13 @@ void DumpSession::capture_live(Round* round, const Round* before, bool drains_to
     reset_frozen(round);
   }
   round->opened = Clock::now();
+  round->exchange.when_stalled([pid = options_.pid] {
+    if (const auto frozen = frozen_group(pid)) {
+      throw Error("FREEZE_TIMEOUT", pid, "", 0,
+                  "its control group was frozen while it was dumped (" + frozen->directory +
+                      "), and the helpers in it stand still with it");
+    }
+  });
   round->exchange.open_gate(drains_too);
   round->exchange.wait_lanes(false);
   round->result.memdump_us = microseconds_since(round->opened);

@@ -58,8 +58,10 @@ void require_possible(pid_t pid) {
     throw Error("INJECTION", pid, "", 0, "it uses a shadow stack, which forbids injected calls");
   }
   // A thread would stay with the registers of a call until somebody thaws it.
-  if (const auto frozen = frozen_group(pid)) {
-    throw Error("INJECTION", pid, "", 0, "its control group is frozen (" + *frozen + ")");
+  // With version 1 none can be stopped, which is found out soon enough.
+  const auto frozen = frozen_group(pid);
+  if (frozen && !frozen->version1) {
+    throw Error("INJECTION", pid, "", 0, "its control group is frozen (" + frozen->directory + ")");
   }
 }
 
