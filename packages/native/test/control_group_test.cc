@@ -26,12 +26,6 @@ void check_found(const char* groups, const char* mounts, const char* directory, 
   CHECK_EQ(group->top, top);
 }
 
-void put(const std::string& path, const std::string& text) {
-  std::ofstream file(path);
-  file << text << std::flush;
-  CHECK(file.good());
-}
-
 struct Freezer {
   const char* top;
   const char* file;
@@ -48,7 +42,7 @@ constexpr Freezer kFreezers[] = {
 class Frozen {
  public:
   Frozen(const std::string& file, const Freezer& freezer) : file_(file), freezer_(freezer) {
-    put(file_, freezer_.frozen);
+    write_file(file_, freezer_.frozen);
   }
   ~Frozen() { std::ofstream(file_) << freezer_.thawed; }
   Frozen(const Frozen&) = delete;
@@ -100,7 +94,7 @@ TEST(control_group_that_is_frozen) {
     if (::mkdir(inner.c_str(), 0755) == 0 &&
         ::access((inner + "/" + freezer.file).c_str(), W_OK) == 0) {
       ++tried;
-      const Child child([&] { put(inner + "/cgroup.procs", "0"); });
+      const Child child([&] { write_file(inner + "/cgroup.procs", "0"); });
       for (const std::string& group : {inner, outer}) {
         CHECK(!frozen_group(child.pid()));
         const Frozen frozen(group + "/" + freezer.file, freezer);

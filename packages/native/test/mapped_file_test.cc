@@ -8,7 +8,6 @@
 #include <sys/syscall.h>
 
 #include <cerrno>
-#include <fstream>
 #include <set>
 #include <utility>
 #include <vector>
@@ -51,11 +50,6 @@ class Mapped {
   uint64_t bytes_;
   void* memory_ = nullptr;
 };
-
-std::string write_file(const std::string& path, const std::string& text) {
-  std::ofstream(path, std::ios::trunc) << text;
-  return path;
-}
 
 ScopedFd make_memfd(uint64_t bytes) {
   ScopedFd fd(::memfd_create("sluice-test", MFD_CLOEXEC));

@@ -2,23 +2,13 @@
 
 #include <sys/stat.h>
 
-#include <fstream>
 #include <string>
 
 #include "check.h"
 #include "child.h"
+#include "tools.h"
 
 namespace sluice::test {
-namespace {
-
-void put(const std::string& path, const std::string& text) {
-  std::ofstream file(path);
-  file << text << std::flush;
-  CHECK(file.good());
-}
-
-}  // namespace
-
 TEST(memory_room_is_the_least_of_all_groups_above) {
   constexpr uint64_t kMiB = uint64_t{1} << 20;
   const std::string outer = "/sys/fs/cgroup/memory/sluice-test-" + std::to_string(::getpid());
@@ -28,9 +18,9 @@ TEST(memory_room_is_the_least_of_all_groups_above) {
   }
   CHECK(::mkdir(inner.c_str(), 0755) == 0);
   {
-    const Child child([&] { put(inner + "/cgroup.procs", "0"); });
+    const Child child([&] { write_file(inner + "/cgroup.procs", "0"); });
     const auto room_in = [&](const std::string& group, uint64_t mebibytes) {
-      put(group + "/memory.limit_in_bytes", std::to_string(mebibytes * kMiB));
+      write_file(group + "/memory.limit_in_bytes", std::to_string(mebibytes * kMiB));
       return memory_room(child.pid());
     };
     const auto of_outer = room_in(outer, 64);

@@ -103,6 +103,13 @@ std::string status_line(pid_t pid, const std::string& name) {
   return text.substr(start, text.find('\n', start) - start);
 }
 
+std::string write_file(const std::string& path, const std::string& text) {
+  std::ofstream file(path);
+  file << text << std::flush;
+  CHECK(file.good());
+  return path;
+}
+
 std::string snapshot(pid_t pid) {
   std::string text = proc_text(pid, "maps");
   std::vector<std::string> fds;

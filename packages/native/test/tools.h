@@ -100,6 +100,9 @@ std::string proc_text(pid_t pid, const std::string& name);
 // What follows "NAME:" and blanks in /proc/PID/status.
 std::string status_line(pid_t pid, const std::string& name);
 
+// Whole file, also one of the kernel's; fails the test if it cannot be written. Returns the path.
+std::string write_file(const std::string& path, const std::string& text);
+
 // What work in a target must leave as it was: mappings, descriptors, threads, children, signal
 // masks.
 std::string snapshot(pid_t pid);

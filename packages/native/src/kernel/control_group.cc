@@ -87,8 +87,10 @@ std::optional<ControlGroup> control_group_of(pid_t pid, std::string_view control
 }
 
 std::optional<ControlGroup> frozen_group(pid_t pid) {
+  const auto groups = read_proc_file(pid, "cgroup").value_or("");
+  const auto mounts = read_kernel_file("/proc/self/mountinfo").value_or("");
   for (const char* const controller : {"freezer", ""}) {
-    const auto group = control_group_of(pid, controller);
+    const auto group = find_control_group(groups, mounts, controller);
     for (const std::string& at : group ? group->with_those_above() : std::vector<std::string>{}) {
       const auto state =
           read_kernel_file(at + (group->version1 ? "/freezer.state" : "/cgroup.freeze"));

@@ -17,7 +17,6 @@ struct ControlGroup {
 
   // From its own directory to the one on top.
   std::vector<std::string> with_those_above() const;
-  bool operator==(const ControlGroup&) const = default;
 };
 
 // That of the hierarchy of version 1 that has the controller, or else that of version 2; this also

@@ -51,7 +51,7 @@ constexpr std::chrono::milliseconds kLongestRetryPause{64};
 }
 
 // Of the process as a whole.
-void require_possible(pid_t pid) {
+void require_calls_possible(pid_t pid) {
   // Returning to a made-up address is an error where the processor checks return addresses.
   const auto status = read_proc_file(pid, "status");
   if (status && status->find("x86_Thread_features:\tshstk") != std::string::npos) {
@@ -72,7 +72,7 @@ RemoteThread::RemoteThread(const TargetMemory& memory, const arch::Gadgets& gadg
                            DespiteFilter despite)
     : memory_(memory), gadgets_(gadgets), despite_(despite) {
   const pid_t pid = memory.pid();
-  require_possible(pid);
+  require_calls_possible(pid);
   auto pause = kRetryPause;
   bool all_stuck = true;
   do {
@@ -101,7 +101,7 @@ RemoteThread::RemoteThread(const TargetMemory& memory, const arch::Gadgets& gadg
                            const std::vector<Mapping>& maps, const std::vector<Tracee*>& stopped,
                            DespiteFilter despite)
     : memory_(memory), gadgets_(gadgets), despite_(despite) {
-  require_possible(memory.pid());
+  require_calls_possible(memory.pid());
   for (Tracee* tracee : stopped) {
     const auto status = read_thread_status(memory.pid(), tracee->tid());
     stopped_since_ = Clock::now();
