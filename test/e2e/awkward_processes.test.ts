@@ -10,7 +10,7 @@ import {
   WAYS,
   withoutHelper,
 } from '../harness/awkward.js';
-import { ControlGroup, groupsOf } from '../harness/cgroup.js';
+import { ControlGroup, FREEZERS, Freezer, groupsOf } from '../harness/cgroup.js';
 import { dumpOf, failedDumpOf, failureOf } from '../harness/dump.js';
 import { leakCheck } from '../harness/leaks.js';
 import { whileHeld, whileStopped } from '../harness/oracle.js';
@@ -59,9 +59,9 @@ describe('a target in uninterruptible sleep', () => {
       await using target = await startAwkward();
       await using dump = await dumpOf(target.pid);
       group.add(target.pid);
-      group.set('freezer.state', 'FROZEN');
-      await waitFor('it is frozen', () => group.get('freezer.state') === 'FROZEN\n');
-      try {
+      {
+        using freezer = new Freezer(group, FREEZERS[0]);
+        await freezer.freeze();
         expect(stateOf(target.pid)).toBe('D');
         const before = viewOf(target.pid);
         const isTimeout = { code: 'ERR_SLUICE_FREEZE_TIMEOUT', thawed: true };
@@ -73,8 +73,6 @@ describe('a target in uninterruptible sleep', () => {
         const restore = restoreInto(target.pid, dump.image, { force: true, freezeTimeoutMs: 200 });
         expect(await failureOf(restore)).toMatchObject(isTimeout);
         await assertUntouched(target.pid, before);
-      } finally {
-        group.set('freezer.state', 'THAWED');
       }
       await expectLeftAlone(target);
     },

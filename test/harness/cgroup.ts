@@ -11,10 +11,9 @@ type Controller = 'freezer' | 'memory' | 'pids' | 'unified';
 /** Where groups of a controller are made, or undefined if none can be. */
 export function groupsOf(controller: Controller): string | undefined {
   if (process.getuid?.() !== 0) return undefined;
+  if (controller === 'unified') return UNIFIED;
   const own = `${ROOT}/${controller}`;
-  if (controller === 'unified' || existsSync(`${own}/cgroup.clone_children`)) {
-    return controller === 'unified' ? UNIFIED : own;
-  }
+  if (existsSync(`${own}/cgroup.clone_children`)) return own;
   if (UNIFIED === undefined) return undefined;
   const controllers = readFileSync(`${UNIFIED}/cgroup.subtree_control`, 'utf8');
   return controllers.trim().split(' ').includes(controller) ? UNIFIED : undefined;
@@ -61,5 +60,36 @@ export class ControlGroup implements AsyncDisposable {
       }
       return !existsSync(this.path);
     });
+  }
+}
+
+/** What freezes all that is in a group, of each version. */
+export const FREEZERS = [
+  { version: 1, controller: 'freezer', file: 'freezer.state', frozen: 'FROZEN', thawed: 'THAWED' },
+  { version: 2, controller: 'unified', file: 'cgroup.freeze', frozen: '1', thawed: '0' },
+] as const;
+
+/** Freezes a group until it is disposed of: what is frozen does not end by itself. */
+export class Freezer implements Disposable {
+  readonly #group: ControlGroup;
+  readonly #how: (typeof FREEZERS)[number];
+
+  constructor(group: ControlGroup, how: (typeof FREEZERS)[number]) {
+    this.#group = group;
+    this.#how = how;
+  }
+
+  async freeze(): Promise<void> {
+    const { file, frozen, version } = this.#how;
+    this.#group.set(file, frozen);
+    await waitFor('it is frozen', () =>
+      version === 1
+        ? this.#group.get(file) === `${frozen}\n`
+        : this.#group.get('cgroup.events').includes('frozen 1'),
+    );
+  }
+
+  [Symbol.dispose](): void {
+    this.#group.set(this.#how.file, this.#how.thawed);
   }
 }
